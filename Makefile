@@ -1,0 +1,76 @@
+# Everything runs in .venv, made on first use: only make and Python 3.11 or newer are needed.
+# Another interpreter: make test PYTHON=/path/to/python3.12
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+INPUTS := pyproject.toml requirements/lock.txt
+FOR_TESTS := .venv/installed-for-tests
+FOR_DEVELOPMENT := .venv/installed-for-development
+
+# Byte-compiling thousands of files that are never imported would take most of the install: leave it
+# to the first import of each, which must then be allowed to keep its result.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint requirements/lock.txt
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check lint types contract mutants bench lock
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(FOR_TESTS)  ## pretrain, distil, sample and report on this machine: runs/demo/report.md
+	$(BIN)/sdtt demo --output runs/demo
+
+test: $(FOR_TESTS)  ## the test suite, without the slow and gpu tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: lint types contract test  ## lint, types, import contract and tests
+
+lint: $(FOR_DEVELOPMENT)  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(FOR_DEVELOPMENT)  ## mypy, strict, on src
+	$(BIN)/mypy
+
+contract: $(FOR_TESTS)  ## which folder may import which
+	$(BIN)/lint-imports --no-logo
+
+mutants: $(FOR_TESTS)  ## break each law on purpose: its test must turn red
+	$(BIN)/python tests/mutants.py
+
+bench: $(FOR_TESTS)  ## speed and memory, each against an alternative in the same run
+	@set -e; found=; \
+	for file in benchmarks/*.py; do \
+	  [ -e "$$file" ] || continue; \
+	  found=yes; echo "== $$file"; $(BIN)/python "$$file"; \
+	done; \
+	[ -n "$$found" ] || echo "There are no benchmarks yet: benchmarks/*.py is empty."
+
+lock:  ## pin the newest versions that pyproject.toml allows in requirements/lock.txt
+	rm -rf .venv/lock
+	$(PYTHON) -m venv .venv/lock
+	.venv/lock/bin/python -m pip install --quiet --no-compile --upgrade pip
+	.venv/lock/bin/python -m pip install --quiet --no-compile ".[dev]"
+	{ sed '/^[^#]/,$$d' requirements/lock.txt; \
+	  .venv/lock/bin/python -m pip freeze --all --exclude sdtt \
+	    | sed -E -e '/^(nvidia-|cuda-|triton)/d' -e 's/\+[a-z0-9.]+$$//'; } > requirements/lock.new
+	mv requirements/lock.new requirements/lock.txt
+	rm -rf .venv/lock
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sdtt needs Python 3.11 or newer, got %d.%d; name one with make PYTHON=..." % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+
+# A recent pip installs in half the time of those that Python ships. Without build isolation the build
+# backend comes from the lock, once.
+$(FOR_TESTS): $(INPUTS) | $(BIN)/python
+	$(INSTALL) --upgrade pip hatchling
+	$(INSTALL) --no-build-isolation --editable ".[test]"
+	@touch $@
+
+$(FOR_DEVELOPMENT): $(INPUTS) | $(FOR_TESTS)
+	$(INSTALL) --no-build-isolation --editable ".[dev]"
+	@touch $@

@@ -1,0 +1,28 @@
+"""Shapes checked, no network, no home folder, few threads: set before anything imports sdtt."""
+
+import os
+import shutil
+import tempfile
+
+from jaxtyping import install_import_hook
+
+HOME = tempfile.mkdtemp(prefix="sdtt-tests-")
+
+# Variables rather than calls, so that the processes which tests start inherit them.
+os.environ |= {
+    "SDTT_CACHE": f"{HOME}/sdtt",
+    "HF_HOME": f"{HOME}/huggingface",
+    "MPLCONFIGDIR": f"{HOME}/matplotlib",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",  # tokenizers warn when a process forks after using threads
+}
+# One thread a worker under xdist; else two, so that sums are added in the same order anywhere.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+
+install_import_hook("sdtt", "beartype.beartype")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(HOME, ignore_errors=True)
