@@ -1,0 +1,100 @@
+"""The one interface: what a network must offer to be sampled from, trained and distilled."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last linear map of a denoiser, from a hidden row to one score for every token id."""
+
+    weight: Float[Tensor, "V D"]
+    bias: Float[Tensor, " V"] | None = None
+
+    def scores(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
+        """``hidden @ weight.T + bias``: raw scores, excluded ids not yet removed."""
+        return nn.functional.linear(hidden, self.weight, self.bias)
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A law ``p(x_i | z)`` for every position of a partly masked text ``z``.
+
+    Visible tokens are copied by the callers and never asked for (SUBS, MDLM sec. 3.2).
+    Callers ask for the rows that they need: a sampler for the positions that it reveals, a loss
+    for the masked ones. Nobody needs a (B, L, V) tensor.
+
+    Attributes:
+        mask_token_id: The id of MASK.
+        excluded_ids: MASK, and ids that no tokenizer makes: their probability is 0.
+    """
+
+    mask_token_id: int
+    excluded_ids: tuple[int, ...]
+
+    def hidden(
+        self,
+        z: Int[Tensor, "B L"],
+        rows: Int[Tensor, " N"] | None = None,
+        *,
+        attention_mask: Bool[Tensor, "B L"] | None = None,
+        t: Float[Tensor, " B"] | None = None,
+    ) -> Float[Tensor, "N D"]:
+        """What the head needs of each asked row.
+
+        Args:
+            z: Token ids, MASK among them.
+            rows: Flat indices into B*L; all rows if None.
+            attention_mask: True where a token is real, False where it is padding.
+            t: The time of each text, for denoisers that are told it.
+        """
+        ...
+
+    @property
+    def head(self) -> Head:
+        """The final linear map alone."""
+        ...
+
+    def logits(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
+        """Log-probabilities up to a constant of each row; column j is token id j.
+
+        Excluded ids are -inf; where they are the last ids they are sliced off.
+        """
+        ...
+
+
+def exclude(scores: Float[Tensor, "N K"], excluded_ids: tuple[int, ...]) -> Float[Tensor, "N V"]:
+    """Removes excluded ids from raw scores: the trailing ones are sliced off, others become -inf.
+
+    Args:
+        scores: One column for every token id.
+        excluded_ids: Ids of probability 0.
+
+    Returns:
+        Scores of the first V ids, V = K less the excluded ids at the end.
+    """
+    columns = scores.shape[-1]
+    inner = sorted(set(excluded_ids))
+    while inner and inner[-1] == columns - 1:
+        columns = inner.pop()
+    scores = scores[..., :columns]
+    if not inner:
+        return scores
+    return scores.index_fill(-1, scores.new_tensor(inner).long(), float("-inf"))
+
+
+def hidden_of_rows(
+    denoiser: Denoiser,
+    z: Int[Tensor, "B L"],
+    rows: Int[Tensor, " N"],
+    t: Float[Tensor, " B"] | None = None,
+) -> Float[Tensor, "N D"]:
+    """``denoiser.hidden(z, rows)`` by a pass over only the texts that own a row."""
+    length = z.shape[1]
+    texts, owner = torch.unique(rows // length, return_inverse=True)
+    times = None if t is None else t[texts]
+    return denoiser.hidden(z[texts], owner * length + rows % length, t=times)

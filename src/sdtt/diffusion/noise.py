@@ -1,0 +1,114 @@
+"""The forward process and its clock: schedules alpha(t), masking, time grids, stratified times."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A decreasing alpha(t) from 1 at t = 0 to 0 at t = 1.
+
+    Attributes:
+        alpha: alpha(t), the chance that a token is still visible at time t.
+        alpha_prime: Its derivative.
+    """
+
+    alpha: Callable[[Tensor], Tensor]
+    alpha_prime: Callable[[Tensor], Tensor]
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "log_linear": Schedule(
+        alpha=lambda t: 1 - t,
+        alpha_prime=lambda t: -torch.ones_like(t),
+    ),
+    "cosine": Schedule(
+        alpha=lambda t: torch.cos(math.pi / 2 * t),
+        alpha_prime=lambda t: -math.pi / 2 * torch.sin(math.pi / 2 * t),
+    ),
+}
+
+
+def is_masked(
+    u: Float[Tensor, "B L"], t: Float[Tensor, " B"], schedule: Schedule
+) -> Bool[Tensor, "B L"]:
+    """Which tokens are MASK at time t: those with u < 1 - alpha(t).
+
+    The uniform of a position fixes its whole life: it is revealed at the time tau with
+    1 - alpha(tau) = u. So masks at different times, from the same u, are nested, and jointly have
+    the law of the process.
+
+    Args:
+        u: One uniform a position, in [0, 1).
+        t: The time of each text, in [0, 1].
+        schedule: alpha(t).
+    """
+    return u < (1 - schedule.alpha(t))[:, None]
+
+
+def mask(
+    x: Int[Tensor, "B L"], masked: Bool[Tensor, "B L"], mask_token_id: int
+) -> Int[Tensor, "B L"]:
+    """``z_t``: the text x with MASK where ``masked`` says so [MDLM, eq. 3]."""
+    return x.masked_fill(masked, mask_token_id)
+
+
+def reveal_probability(alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
+    """The chance that a token masked at t is visible at s < t [MDLM, eq. 7].
+
+    (alpha_s - alpha_t) / (1 - alpha_t), whatever the network says.
+    """
+    return (alpha_s - alpha_t) / (1 - alpha_t)
+
+
+def grid(steps: int) -> Float[Tensor, " {steps}+1"]:
+    """The times 1, 1 - 1/steps, ..., 0 in float64; the last is exactly 0.
+
+    Raises:
+        ValueError: If steps is below 1.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    return torch.arange(steps, -1, -1, dtype=torch.float64) / steps
+
+
+def pairs(times: Float[Tensor, " n"]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The steps (t, s) of a grid, s < t."""
+    return pairwise(times)
+
+
+def teacher_times(
+    t: Float[Tensor, " B"], dt: float, teacher_steps: int
+) -> Float[Tensor, "B {teacher_steps}+1"]:
+    """The times t, t - dt, ..., t - k dt that a teacher visits, never below 0 [SDTT, Alg. 1].
+
+    As printed in the paper the last times pass below 0 near t = 0; they are clamped here.
+
+    Args:
+        t: Where each text starts.
+        dt: The size of a teacher step.
+        teacher_steps: k, how many of them.
+    """
+    return (t[:, None] - dt * torch.arange(teacher_steps + 1).to(t)).clamp_min(0)
+
+
+def stratified_times(
+    u: Float[Tensor, " B"], strata: Int[Tensor, " B"], count: int, smallest: float = 0.0
+) -> Float[Tensor, " B"]:
+    """One time in each of ``count`` equal strata of [smallest, 1], to lower the variance.
+
+    Each t alone is uniform when its stratum is ("antithetic", MDLM sec. 4).
+
+    Args:
+        u: A uniform for each text.
+        strata: Which stratum each text has, in 0 .. count - 1.
+        count: How many strata there are: the texts of the whole update.
+        smallest: The smallest time.
+    """
+    return smallest + (1 - smallest) * (strata + u) / count
