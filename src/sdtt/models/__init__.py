@@ -1,0 +1,1 @@
+"""What can play the denoiser, and the causal twin that serves as baseline and judge."""

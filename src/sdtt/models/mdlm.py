@@ -1,0 +1,153 @@
+"""The masked diffusion language model as a transformers model (MDLM, Sahoo et al. 2024)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import MaskedLMOutput
+
+from sdtt.diffusion.denoiser import Denoiser, Head, exclude
+from sdtt.diffusion.divergence import tiled_cross_entropy
+from sdtt.models.blocks import BlocksConfig, BlocksModel
+
+Objective = Callable[[Tensor, Head], Tensor]
+
+_PAPER = {"model_length": 1024, "vocab_size": 50258, "cond_dim": 128, "conditioning": "constant"}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {"hidden_dim": 128, "n_blocks": 4, "n_heads": 4, "model_length": 64, "vocab_size": 1024}
+    | {"hidden_act": "gelu", "tie_word_embeddings": True},
+    "small": _PAPER | {"hidden_dim": 768, "n_blocks": 12, "n_heads": 12},
+    "medium": _PAPER | {"hidden_dim": 1024, "n_blocks": 24, "n_heads": 16},
+    "large": _PAPER | {"hidden_dim": 1536, "n_blocks": 24, "n_heads": 16},
+    "1.3b": _PAPER | {"hidden_dim": 2048, "n_blocks": 24, "n_heads": 32},
+    "3b": _PAPER | {"hidden_dim": 3072, "n_blocks": 26, "n_heads": 32},
+    "8b": _PAPER | {"hidden_dim": 4096, "n_blocks": 40, "n_heads": 32},
+}
+"""The demo's shape, and the sizes of the paper (SDTT, sec. 5): 169M, 424M, 863M, 1.3B, 3B, 8B."""
+
+
+class MDLMConfig(BlocksConfig):
+    """The shape of an ``MDLMForMaskedLM``; see ``BlocksConfig`` for the keys."""
+
+    model_type = "mdlm"
+
+
+class MDLMForMaskedLM(BlocksModel):
+    """A bidirectional transformer that gives ``p(x_i | z)`` for the masked positions of z.
+
+    It is a ``Denoiser`` and an ordinary transformers masked language model. It is not told t: the
+    number of masks says it. MASK has probability 0.
+    """
+
+    config: MDLMConfig
+    config_class = MDLMConfig
+
+    def __init__(self, config: MDLMConfig) -> None:
+        super().__init__(config, causal=False)
+
+    def hidden(
+        self,
+        z: Int[Tensor, "B L"],
+        rows: Int[Tensor, " N"] | None = None,
+        *,
+        attention_mask: Bool[Tensor, "B L"] | Int[Tensor, "B L"] | None = None,
+        t: Float[Tensor, " B"] | None = None,  # noqa: ARG002 - the protocol's; this law needs no t
+    ) -> Float[Tensor, "N D"]:
+        """The rows that the head takes; see ``Denoiser.hidden``. t does not enter the law.
+
+        Raises:
+            ValueError: If a text is longer than the model's ``model_length``.
+        """
+        length = z.shape[1]
+        if length > self.config.model_length:
+            raise ValueError(
+                f"a text of {length} tokens is longer than the model's {self.config.model_length}"
+            )
+        mask = create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=self.backbone.vocab_embed.embedding.new_empty(*z.shape, 0),
+            attention_mask=attention_mask,
+        )
+        positions = torch.arange(length, device=z.device)
+        hidden: Tensor = self.backbone(z, positions, mask, rows)
+        return hidden
+
+    def logits(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
+        """Scores of each row without the excluded ids; see ``Denoiser.logits``."""
+        return exclude(self.head.scores(h), self.excluded_ids)
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        attention_mask: Tensor | None = None,
+        labels: Int[Tensor, "B L"] | None = None,
+        *,
+        rows: Int[Tensor, " N"] | None = None,
+        objective: Objective | None = None,
+        **_: Any,
+    ) -> MaskedLMOutput:
+        """The transformers contract, or an objective of some rows.
+
+        Args:
+            input_ids: Token ids, MASK among them.
+            attention_mask: True or 1 where a token is real.
+            labels: Targets, -100 where there is none; the loss is their mean cross-entropy.
+            rows: With ``objective``: the flat indices whose hidden rows it gets.
+            objective: A function of (hidden rows, head) that gives a loss. It is called in here, so
+                that the hooks of a wrapper (DDP, FSDP) see its gradients; no logits are made.
+
+        Returns:
+            ``loss`` if asked for, and ``logits`` (B, L, vocab_size), -inf at excluded ids.
+        """
+        if objective is not None:
+            hidden = self.hidden(input_ids, rows, attention_mask=attention_mask)
+            return MaskedLMOutput(loss=objective(hidden, self.head))
+        hidden = self.hidden(input_ids, attention_mask=attention_mask)
+        loss = None
+        if labels is not None:
+            asked = (labels.flatten() != -100).nonzero().squeeze(-1)
+            weights = torch.full(asked.shape, 1 / max(len(asked), 1), device=hidden.device)
+            loss = tiled_cross_entropy(
+                hidden[asked],
+                self.head,
+                labels.flatten()[asked],
+                weights,
+                excluded_ids=self.excluded_ids,
+            )
+        scores = self.head.scores(hidden)
+        excluded = torch.tensor(self.excluded_ids, device=scores.device)
+        scores = scores.index_fill(-1, excluded, float("-inf"))
+        return MaskedLMOutput(loss=loss, logits=scores.view(*input_ids.shape, -1))
+
+
+def preset(name: str, **overrides: Any) -> MDLMConfig:
+    """A config by name: ``tiny``, or a size of the paper.
+
+    Args:
+        name: One of ``PRESETS``.
+        **overrides: Fields that differ, such as ``vocab_size``.
+
+    Raises:
+        ValueError: If there is no such preset.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
+    return MDLMConfig(**PRESETS[name] | overrides)
+
+
+def as_denoiser(model: object) -> Denoiser:
+    """The model, if it offers the ``Denoiser`` interface.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if not isinstance(model, Denoiser):
+        raise ValueError(
+            f"{type(model).__name__} is no denoiser: it must offer mask_token_id, excluded_ids, "
+            "hidden, head and logits, as MDLMForMaskedLM does"
+        )
+    return model
