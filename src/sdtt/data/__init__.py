@@ -1,0 +1,1 @@
+"""Text and token ids in, blocks of L token ids out."""

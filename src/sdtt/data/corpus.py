@@ -1,0 +1,192 @@
+"""Where text comes from: files, folders, Hugging Face datasets, or what Python itself carries."""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from sdtt.data.files import FORMATS, Document, file_format, read_file, record_document
+from sdtt.data.python_docs import module_paths, python_docs
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Source: TypeAlias = str | Path | Sequence[str | Path]
+"""A file, folder, glob pattern, dataset, `python-docs`, or a list of these."""
+
+PYTHON_DOCS = "python-docs"
+"""The default corpus; it needs no download."""
+
+_TABLES = {".parquet", ".arrow", ".csv"}
+
+
+def documents(
+    source: Source, *, text_column: str = "text", unwrap: bool = False
+) -> Iterator[Document]:
+    """Yield the documents of a source in an order that depends on its content alone.
+
+    Empty documents (white space only) are left out.
+
+    Args:
+        source: One of these, or a list of them:
+            a file (.txt, .jsonl, each also .gz or .xz; .bin of uint16 token ids);
+            a folder, searched to its depth for such files, in sorted order;
+            a glob pattern (`**` included), in sorted order;
+            a folder written by `datasets.save_to_disk` or readable by `datasets.load_dataset`;
+            the name of a dataset on the Hugging Face hub, `name` or `name:config`;
+            `python-docs`, the documentation inside the running Python.
+            Of a dataset in splits, "train" is read, or all of them where none is named so.
+        text_column: The column of the text in .jsonl files and datasets. Where there is no such
+            column but one named `input_ids`, the documents are those token ids.
+        unwrap: Join hard-wrapped lines: a single line end becomes a space.
+
+    Returns:
+        An iterator of texts, or of arrays of token ids where the source is tokenised.
+
+    Raises:
+        FileNotFoundError: A path or a pattern finds nothing.
+        ValueError: A source that cannot be read, or holds no text at all.
+    """
+    return _checked(_parts(source), source, text_column, unwrap)
+
+
+def content_digest(source: Source, *, text_column: str = "text") -> str:
+    """Hash what a source holds (sha256): the bytes of files, else the documents themselves."""
+    digest = hashlib.sha256()
+    for part in _parts(source):
+        digest.update(_part_digest(part, text_column))
+    return digest.hexdigest()
+
+
+def document_digest(document: Document) -> bytes:
+    """Hash one document (sha256): its UTF-8 bytes, or its ids as they lie in memory."""
+    return hashlib.sha256(
+        document.encode() if isinstance(document, str) else document.data
+    ).digest()
+
+
+def _part_digest(part: Path | str, text_column: str) -> bytes:
+    if isinstance(part, Path):
+        return _file_digest(part)
+    digest = hashlib.sha256(part.encode())
+    if part == PYTHON_DOCS:
+        # the files are hashed in a tenth of a second, their docstrings are found in five
+        from pydoc_data.topics import topics
+
+        digest.update(repr(sorted(topics.items())).encode())
+        for path in module_paths():
+            digest.update(_file_digest(path))
+        return digest.digest()
+    for document in _read(part, text_column):
+        digest.update(document_digest(document))
+    return digest.digest()
+
+
+def _file_digest(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        content = hashlib.file_digest(stream, "sha256").digest()
+    return hashlib.sha256(f"{file_format(path)} {path.suffix} ".encode() + content).digest()
+
+
+def _checked(
+    parts: list[Path | str], source: Source, text_column: str, unwrap: bool
+) -> Iterator[Document]:
+    empty = True
+    for part in parts:
+        for document in _read(part, text_column):
+            if len(document) == 0 or (isinstance(document, str) and document.isspace()):
+                continue
+            empty = False
+            yield _unwrap(document) if unwrap and isinstance(document, str) else document
+    if empty:
+        raise ValueError(f"there is no text in {source}: every document of it is empty")
+
+
+def _unwrap(text: str) -> str:
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", text)
+
+
+def _read(part: Path | str, text_column: str) -> Iterator[Document]:
+    if isinstance(part, Path):
+        yield from read_file(part, text_column)
+    elif part == PYTHON_DOCS:
+        yield from python_docs()
+    else:
+        for table in _load_tables(part):
+            columns = [name for name in (text_column, "input_ids") if name in table.column_names]
+            rows = table.select_columns(columns[:1]) if columns else table
+            for number, row in enumerate(rows):
+                yield record_document(row, text_column, f"row {number} of dataset {part}")
+
+
+def _parts(source: Source) -> list[Path | str]:
+    """Resolve a source to files (paths) and things with a name: a dataset or `python-docs`."""
+    if isinstance(source, str | Path):
+        return _resolve(source)
+    if not source:
+        raise ValueError("the list of sources is empty: name at least one file or dataset")
+    return [part for one in source for part in _resolve(one)]
+
+
+def _resolve(source: str | Path) -> list[Path | str]:
+    name = str(source)
+    path = Path(source).expanduser()
+    if name == PYTHON_DOCS:
+        return [name]
+    if path.is_dir():
+        return _resolve_folder(path)
+    if path.exists():
+        if file_format(path) is None:
+            raise ValueError(f"cannot read {path}: its name must end in {FORMATS}")
+        return [path]
+    if any(sign in name for sign in "*?["):
+        found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        if not found:
+            raise FileNotFoundError(f"no file matches the pattern {name!r}: look at its folder")
+        return [part for one in found for part in _resolve(one)]
+    # what looks like owner/name or name:config may be a dataset; all else was meant as a path
+    looks_named = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?(:.+)?", name)
+    if isinstance(source, str) and looks_named and file_format(path) is None:
+        return [name]
+    raise FileNotFoundError(f"there is no file or folder {name!r}: check the path")
+
+
+def _resolve_folder(folder: Path) -> list[Path | str]:
+    inside = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(n.startswith(".") for n in path.relative_to(folder).parts)
+    )
+    # a table's folder may well hold a README.txt, which is not the corpus
+    if any(path.suffix in _TABLES for path in inside):
+        return [str(folder)]
+    files: list[Path | str] = [path for path in inside if file_format(path)]
+    if not files:
+        raise FileNotFoundError(
+            f"the folder {folder} holds no text: files must end in {FORMATS}, "
+            "or be a dataset in .parquet, .arrow or .csv"
+        )
+    return files
+
+
+def _load_tables(name: str) -> list["Dataset"]:
+    import datasets  # takes a second or two, and most sources do not need it
+
+    path, _, config = (name, "", "") if Path(name).is_dir() else name.partition(":")
+    saved = any(Path(path, mark).exists() for mark in ("dataset_dict.json", "state.json"))
+    try:
+        if saved:
+            loaded = datasets.load_from_disk(path)
+        else:
+            loaded = datasets.load_dataset(path, config or None)
+    except Exception as error:  # its kinds are many: network, builder, arrow, pandas
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"{name!r} is no file of text, and datasets cannot load it "
+            f"({type(error).__name__}: {reason}); give a path, `name:config` of a dataset on the "
+            f"hub, or {PYTHON_DOCS!r}, which needs no download"
+        ) from error
+    if isinstance(loaded, datasets.Dataset):
+        return [loaded]
+    return [loaded["train"]] if "train" in loaded else list(loaded.values())

@@ -1,0 +1,307 @@
+import gzip
+import json
+import lzma
+
+import datasets
+import numpy as np
+import pytest
+
+from sdtt.data import corpus, python_docs
+from sdtt.data.corpus import content_digest, documents
+
+
+def texts(source, **settings):
+    return list(documents(source, **settings))
+
+
+def write_lines(path, *records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_a_text_file_is_one_document(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("One.\n\nTwo.\n")
+    assert texts(file) == ["One.\n\nTwo.\n"]
+
+
+def test_lines_of_endoftext_part_the_documents_of_a_text_file(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("One.\n<|endoftext|>\nTwo <|endoftext|> still.\n<|endoftext|>\n\n")
+    assert texts(file) == ["One.\n", "Two <|endoftext|> still.\n"]
+
+
+@pytest.mark.parametrize(("suffix", "opener"), [("gz", gzip.open), ("xz", lzma.open)])
+def test_compressed_files_read_as_plain_ones(tmp_path, suffix, opener):
+    for name, content in (("a.txt", "Grün\n"), ("b.jsonl", '{"text": "Grün"}\n')):
+        (tmp_path / name).write_text(content)
+        with opener(tmp_path / f"{name}.{suffix}", "wt") as stream:
+            stream.write(content)
+        assert texts(tmp_path / f"{name}.{suffix}") == texts(tmp_path / name)
+
+
+def test_windows_line_ends_and_a_byte_order_mark_do_not_reach_the_text(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfOne\r\nTwo\r\n")
+    assert texts(tmp_path / "a.txt") == ["One\nTwo\n"]
+
+
+def test_json_lines_give_a_document_a_line_from_the_column_asked_for(tmp_path):
+    file = write_lines(tmp_path / "a.jsonl", {"text": "x", "body": "One"}, {"body": "Two"})
+    assert texts(file, text_column="body") == ["One", "Two"]
+
+
+def test_json_lines_of_input_ids_give_ids(tmp_path):
+    file = write_lines(tmp_path / "a.jsonl", {"input_ids": [5, 6]}, {"input_ids": [7]})
+    assert [ids.tolist() for ids in texts(file)] == [[5, 6], [7]]
+
+
+def test_a_bin_file_is_one_memory_mapped_document_of_uint16(tmp_path):
+    np.arange(60_000, 60_005, dtype="<u2").tofile(tmp_path / "a.bin")
+    (ids,) = texts(tmp_path / "a.bin")
+    assert isinstance(ids, np.memmap)
+    assert ids.tolist() == [60_000, 60_001, 60_002, 60_003, 60_004]
+
+
+def test_a_folder_is_searched_to_its_depth_in_sorted_order(tmp_path):
+    for name in ("c.txt", "b/z.txt", "a.txt", ".git/hidden.txt", "notes.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert texts(tmp_path) == ["a.txt", "b/z.txt", "c.txt"]
+
+
+def test_a_pattern_and_a_list_give_their_files_in_order(tmp_path):
+    for name in ("b1", "b2", "a"):
+        (tmp_path / f"{name}.txt").write_text(name)
+    assert texts([str(tmp_path / "b*.txt"), tmp_path / "a.txt"]) == ["b1", "b2", "a"]
+
+
+def test_empty_documents_are_left_out(tmp_path):
+    file = write_lines(tmp_path / "a.jsonl", {"text": ""}, {"text": " \n"}, {"text": "One"})
+    assert texts(file) == ["One"]
+
+
+def test_unwrap_joins_lines_and_keeps_paragraphs(tmp_path):
+    (tmp_path / "a.txt").write_text("One\ntwo.\n\nThree\nfour.")
+    assert texts(tmp_path / "a.txt", unwrap=True) == ["One two.\n\nThree four."]
+
+
+def test_a_saved_dataset_gives_its_rows(tmp_path):
+    datasets.Dataset.from_dict({"text": ["One", "Two"], "n": [1, 2]}).save_to_disk(tmp_path / "d")
+    assert texts(tmp_path / "d") == ["One", "Two"]
+
+
+def test_of_a_saved_dataset_in_splits_train_is_read(tmp_path):
+    splits = {name: datasets.Dataset.from_dict({"text": [name]}) for name in ("test", "train")}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "d")
+    assert texts(tmp_path / "d") == ["train"]
+
+
+def test_a_folder_of_parquet_is_a_dataset_even_beside_a_readme(tmp_path):
+    (tmp_path / "README.txt").write_text("not the corpus")
+    datasets.Dataset.from_dict({"text": ["One"]}).to_parquet(tmp_path / "train.parquet")
+    assert texts(tmp_path) == ["One"]
+
+
+def test_a_tokenised_dataset_gives_ids(tmp_path):
+    datasets.Dataset.from_dict({"input_ids": [[1, 2], [3]]}).save_to_disk(tmp_path / "d")
+    assert [ids.tolist() for ids in texts(tmp_path / "d")] == [[1, 2], [3]]
+
+
+def test_a_hub_name_may_carry_a_configuration(monkeypatch):
+    asked = []
+
+    def load(name, config):
+        asked.append((name, config))
+        return datasets.DatasetDict(train=datasets.Dataset.from_dict({"text": ["One"]}))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert texts("owner/name:wikitext-2-v1") == ["One"]
+    assert asked == [("owner/name", "wikitext-2-v1")]
+
+
+def test_a_module_gives_its_docstrings_in_order_and_cleaned():
+    source = b'''"""Top."""
+if True:
+    class A:
+        """Of A:
+
+            Indented.
+        Back.
+        """
+        def f(self):
+            """Of f."""
+    x = "no docstring"
+    async def g():
+        try:
+            def h():
+                """Of h."""
+        except OSError:
+            pass
+'''
+    assert (
+        python_docs.module_docs(source) == "Top.\n\nOf A:\n\n    Indented.\nBack.\n\nOf f.\n\nOf h."
+    )
+
+
+def test_python_docs_leave_out_tests_and_what_does_not_parse(tmp_path):
+    for name, source in {
+        "b.py": '"""B."""',
+        "a.py": '"""A."""',
+        "broken.py": '"""No."""\ndef',
+        "test/c.py": '"""C."""',
+        "p/idle_test/d.py": '"""D."""',
+        "site-packages/e.py": '"""E."""',
+        "p/f.py": '"""F."""',
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text(source)
+    found = list(python_docs.python_docs(tmp_path))
+    assert found[:3] == ["A.", "B.", "F."]
+    assert len(found) > 70, "then come the topics of help()"
+    assert "C." not in found
+
+
+def test_the_standard_library_is_there_to_be_read():
+    paths = python_docs.module_paths()
+    assert any(path.name == "argparse.py" for path in paths)
+    assert not any("site-packages" in path.parts for path in paths)
+
+
+def test_the_digest_of_a_source_follows_its_content(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("One")
+    before = content_digest(file)
+    (tmp_path / "same.txt").write_text("One")
+    assert content_digest(tmp_path / "same.txt") == before
+    file.write_text("Two")
+    assert content_digest(file) != before
+
+
+def test_the_digest_of_a_dataset_follows_its_content(tmp_path):
+    for name, rows in (("a", ["One"]), ("b", ["Two"])):
+        datasets.Dataset.from_dict({"text": rows}).save_to_disk(tmp_path / name)
+    assert content_digest(tmp_path / "a") != content_digest(tmp_path / "b")
+
+
+# Errors
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file or folder '.*none\.txt'"):
+        documents(tmp_path / "none.txt")
+
+
+def test_a_pattern_that_matches_nothing_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file matches the pattern '.*\*\.txt'"):
+        documents(str(tmp_path / "*.txt"))
+
+
+def test_a_folder_without_text_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no text.*\.jsonl"):
+        documents(tmp_path)
+
+
+def test_a_file_of_an_unknown_format_is_refused_with_those_known(tmp_path):
+    (tmp_path / "a.pdf").write_text("x")
+    with pytest.raises(ValueError, match=r"cannot read .*a\.pdf: its name must end in \.txt"):
+        documents(tmp_path / "a.pdf")
+
+
+def test_an_empty_list_is_refused():
+    with pytest.raises(ValueError, match="list of sources is empty"):
+        documents([])
+
+
+def test_a_corpus_without_any_text_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text(" \n")
+    (tmp_path / "b.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match="there is no text in"):
+        texts(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [b"\x00", b"\xff"])
+def test_bytes_that_are_no_text_are_named_with_their_offset(tmp_path, wrong):
+    (tmp_path / "a.txt").write_bytes("Grün\nab".encode() + wrong + b"c")
+    with pytest.raises(ValueError, match=rf"a\.txt is not UTF-8.*byte 8 .*0x{wrong.hex()}"):
+        texts(tmp_path / "a.txt")
+
+
+def test_a_bad_line_of_json_is_named_with_its_number(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "One"}\n\n{"text": \n')
+    with pytest.raises(ValueError, match=r"line 3 of .*a\.jsonl is not JSON"):
+        texts(tmp_path / "a.jsonl")
+
+
+def test_a_line_of_json_that_is_no_object_is_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text('"One"\n')
+    with pytest.raises(ValueError, match=r"line 1 .* must be a JSON object"):
+        texts(tmp_path / "a.jsonl")
+
+
+def test_a_missing_column_is_answered_with_those_there_are(tmp_path):
+    file = write_lines(tmp_path / "a.jsonl", {"body": "One", "title": "T"})
+    with pytest.raises(ValueError, match=r"line 1 .*no column 'text'.*'body', 'title'"):
+        texts(file)
+
+
+def test_a_missing_column_of_a_dataset_is_answered_with_those_there_are(tmp_path):
+    datasets.Dataset.from_dict({"body": ["One"], "n": [1]}).save_to_disk(tmp_path / "d")
+    with pytest.raises(ValueError, match=r"no column 'text'.*'body', 'n'"):
+        texts(tmp_path / "d")
+
+
+@pytest.mark.parametrize("value", [None, 3, ["a"], [1.5], [True]])
+def test_a_column_of_neither_text_nor_ids_is_refused(tmp_path, value):
+    file = write_lines(tmp_path / "a.jsonl", {"text": value})
+    with pytest.raises(ValueError, match=r"line 1 .*must hold text or a list of token ids"):
+        texts(file)
+
+
+def test_half_a_surrogate_pair_is_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a\\ud800"}\n')
+    with pytest.raises(ValueError, match=r"line 1 .*surrogate"):
+        texts(tmp_path / "a.jsonl")
+
+
+def test_a_bin_file_of_odd_size_is_refused(tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"123")
+    with pytest.raises(ValueError, match="has 3 bytes"):
+        texts(tmp_path / "a.bin")
+
+
+@pytest.mark.parametrize(("suffix", "opener"), [("gz", gzip.open), ("xz", lzma.open)])
+def test_a_truncated_archive_is_named(tmp_path, suffix, opener):
+    file = tmp_path / f"a.txt.{suffix}"
+    with opener(file, "wt") as stream:
+        stream.write("".join(f"line {n}\n" for n in range(2000)))
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=rf"a\.txt\.{suffix} is cut short or damaged"):
+        texts(file)
+
+
+@pytest.mark.parametrize("suffix", ["gz", "xz"])
+def test_what_only_calls_itself_an_archive_is_named(tmp_path, suffix):
+    (tmp_path / f"a.txt.{suffix}").write_text("plain text")
+    with pytest.raises(ValueError, match=rf"a\.txt\.{suffix} is cut short or damaged"):
+        texts(tmp_path / f"a.txt.{suffix}")
+
+
+def test_a_dataset_that_cannot_be_loaded_is_named_with_the_way_out(monkeypatch):
+    def load(_name, _config):
+        raise ConnectionError("no route to the hub\nand more")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(ValueError, match=r"'owner/name' .*no route to the hub.*'python-docs'"):
+        texts("owner/name")
+
+
+def test_a_damaged_saved_dataset_is_named(tmp_path):
+    datasets.Dataset.from_dict({"text": ["One"]}).save_to_disk(tmp_path / "d")
+    for file in (tmp_path / "d").glob("*.arrow"):
+        file.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"datasets cannot load it"):
+        texts(tmp_path / "d")
+
+
+def test_the_default_corpus_has_a_name_that_is_no_path():
+    assert corpus._resolve(corpus.PYTHON_DOCS) == [corpus.PYTHON_DOCS]
