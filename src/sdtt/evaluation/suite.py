@@ -1,0 +1,170 @@
+"""Measurements of samples, models and controls, each a flat record with all its settings."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from sdtt.evaluation.control import match_entropy
+from sdtt.evaluation.diversity import Ids, diversity
+from sdtt.evaluation.judge import judge_perplexity
+from sdtt.sampling.generate import canvas_of, sample
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the samples of a measurement are drawn.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    num_samples: int = field(default=256, metadata={"help": "samples of each measurement"})
+    seed: int = field(default=0, metadata={"help": "of the samples"})
+    temperature: float = field(default=1.0, metadata={"help": "the law is p^(1 / temperature)"})
+    top_p: float = field(default=1.0, metadata={"help": "nucleus, in (0, 1]; 1 keeps all tokens"})
+    length: int | None = field(
+        default=None, metadata={"help": "tokens of a sample; the model's length by default"}
+    )
+    batch_size: int = field(default=64, metadata={"help": "samples a pass; changes no result"})
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be."""
+        for name in ("num_samples", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.length is not None and self.length < 1:
+            raise ValueError(f"length must be at least 1, got {self.length}")
+
+
+def draw_samples(
+    model: Any, steps: int, how: Sampling, temperature: float | None = None
+) -> Int[Tensor, "B L"]:
+    """Unconditional samples of a model as token ids, by the ancestral sampler."""
+    length = how.length or model.config.model_length
+    return sample(
+        model,
+        canvas_of(model, length, how.num_samples).to(model.device),
+        steps=steps,
+        seed=how.seed,
+        temperature=how.temperature if temperature is None else temperature,
+        top_p=how.top_p,
+        batch_size=how.batch_size,
+    )
+
+
+def measure(
+    texts: Sequence[Ids],
+    judge: Any,
+    *,
+    batch_size: int = 64,
+    for_judge: Sequence[Ids] | None = None,
+) -> Record:
+    """Judge perplexity, and diversity beside it.
+
+    Args:
+        texts: Token ids of the samples.
+        judge: A causal language model.
+        batch_size: Texts a pass of the judge.
+        for_judge: The same texts in the judge's own ids, where its tokenizer is another one.
+    """
+    judgement = judge_perplexity(judge, for_judge or texts, batch_size=batch_size)
+    return {
+        "perplexity": judgement.perplexity,
+        "perplexity_se": judgement.perplexity * judgement.nll_se,
+        **asdict(diversity(texts)),
+        "num_samples": len(texts),
+        "tokens_judged": judgement.tokens,
+        "prepended_bos": judgement.prepended_bos,
+        "judge_dtype": str(judge.dtype).removeprefix("torch."),
+    }
+
+
+def _settings(model: Any, steps: int, how: Sampling, temperature: float) -> Record:
+    return {
+        "steps": steps,
+        "sampler": "ancestral",
+        "schedule": "log_linear",
+        "temperature": temperature,
+        "top_p": how.top_p,
+        "seed": how.seed,
+        "length": how.length or model.config.model_length,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "draw_dtype": "float64",
+        "torch": torch.__version__,
+    }
+
+
+def measure_model(
+    model: Any,
+    steps: int,
+    judge: Any,
+    how: Sampling,
+    *,
+    retokenise: Callable[[list[list[int]]], list[list[int]]] | None = None,
+) -> tuple[Record, list[list[int]]]:
+    """One model at one number of steps: its record and its samples.
+
+    Args:
+        model: A denoiser with a config.
+        steps: Of the ancestral sampler.
+        judge: A causal language model.
+        how: How samples are drawn.
+        retokenise: Turns the model's ids into the judge's, where tokenizers differ.
+    """
+    start = time.perf_counter()
+    texts = draw_samples(model, steps, how).tolist()
+    seconds = time.perf_counter() - start
+    record = _settings(model, steps, how, how.temperature)
+    record |= {"seconds_sampling": seconds}
+    for_judge = retokenise(texts) if retokenise else None
+    record |= measure(texts, judge, batch_size=how.batch_size, for_judge=for_judge)
+    return record | {"retokenised": retokenise is not None}, texts
+
+
+def measure_control(
+    teacher: Any,
+    steps: int,
+    entropy: float,
+    judge: Any,
+    how: Sampling,
+    *,
+    retokenise: Callable[[list[list[int]]], list[list[int]]] | None = None,
+) -> Record:
+    """The teacher at the same steps, cooled to a student's entropy: the control of its gain.
+
+    Args:
+        teacher: A denoiser with a config.
+        steps: Those of the student.
+        entropy: The student's mean unigram entropy of a sample, in nats.
+        judge: A causal language model.
+        how: How the student's samples were drawn; the temperature is the control's own.
+        retokenise: Turns the model's ids into the judge's, where tokenizers differ.
+
+    Raises:
+        ValueError: If no temperature gives that entropy.
+    """
+    match = match_entropy(partial(_at, teacher, steps, how), entropy)
+    record = _settings(teacher, steps, how, match.temperature)
+    for_judge = retokenise(match.samples) if retokenise else None
+    record |= measure(match.samples, judge, batch_size=how.batch_size, for_judge=for_judge)
+    return record | {"retokenised": retokenise is not None, "matched_entropy": entropy}
+
+
+def _at(teacher: Any, steps: int, how: Sampling, temperature: float) -> Int[Tensor, "B L"]:
+    return draw_samples(teacher, steps, how, temperature)
+
+
+def measure_ladder(
+    model: Any, ladder: Sequence[int], judge: Any, how: Sampling, **options: Any
+) -> Iterator[tuple[Record, list[list[int]]]]:
+    """``measure_model`` at each number of steps of a ladder."""
+    for steps in ladder:
+        yield measure_model(model, steps, judge, how, **options)
