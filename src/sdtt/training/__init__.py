@@ -1,0 +1,1 @@
+"""Pretraining and distillation on ``transformers.Trainer``."""

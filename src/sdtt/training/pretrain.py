@@ -1,0 +1,131 @@
+"""Pretraining: the masked model by its NELBO, the causal one by its likelihood."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sdtt.diffusion.divergence import tiled_cross_entropy
+from sdtt.diffusion.elbo import SMALLEST_TIME, nelbo_weight
+from sdtt.diffusion.noise import mask
+from sdtt.models.blocks import BlocksModel
+from sdtt.training.trainer import StreamConfig, StreamTrainer
+
+
+@dataclass
+class PretrainConfig(StreamConfig):
+    """How a model is pretrained."""
+
+    max_steps: int = field(default=2000, metadata={"help": "updates"})
+    learning_rate: float = field(default=1.5e-3, metadata={"help": "AdamW's, after the warm-up"})
+    warmup_steps: float = field(
+        default=100, metadata={"help": "updates of linear warm-up (below 1: a share of all)"}
+    )
+    decay_share: float = field(
+        default=1 / 3, metadata={"help": "share of the updates, at the end, of linear decay to 0"}
+    )
+    adam_beta2: float = field(default=0.98, metadata={"help": "AdamW's second beta"})
+
+    def __post_init__(self) -> None:
+        """Warm-up, constant, linear decay to 0."""
+        super().__post_init__()
+        if not 0 <= self.decay_share <= 1:
+            raise ValueError(f"decay_share must lie in [0, 1], got {self.decay_share}")
+        warmup = self.get_warmup_steps(self.max_steps)
+        decay = min(round(self.decay_share * self.max_steps), self.max_steps - warmup)
+        if decay < 0:
+            raise ValueError(
+                f"warmup_steps={warmup} is more than max_steps={self.max_steps}; lower the one or "
+                "raise the other"
+            )
+        self.lr_scheduler_type = "warmup_stable_decay"
+        self.lr_scheduler_kwargs = {"num_decay_steps": decay, "decay_type": "linear"}
+
+
+class MDLMTrainer(StreamTrainer):
+    """Trains a denoiser by its NELBO, in nats per token [MDLM, eq. 10].
+
+    The loss of an update is the mean over its B texts of
+    1/L * -alpha'(t) / (1 - alpha(t)) * sum over masked of -log p(x_i | z_t).
+    """
+
+    smallest_time = SMALLEST_TIME
+
+    def items(self, x: Tensor, places: list[int]) -> int:  # noqa: ARG002
+        """Tokens."""
+        return x.numel()
+
+    def loss_sum(self, model: nn.Module, x: Tensor, places: list[int]) -> Tensor:
+        """The NELBO of the texts, summed, in nats."""
+        denoiser = self.accelerator.unwrap_model(self.model)
+        noise = self.noise(places, x.shape[1])
+        masked = noise.masked(self.schedule).to(x.device)
+        rows = masked.flatten().nonzero().squeeze(-1)
+        weights = nelbo_weight(noise.t, self.schedule).float().to(x.device)[rows // x.shape[1]]
+
+        def objective(hidden: Tensor, head: Any) -> Tensor:
+            return tiled_cross_entropy(
+                hidden,
+                head,
+                x.flatten()[rows],
+                weights,
+                excluded_ids=denoiser.excluded_ids,
+                dtype=self.loss_dtype,
+            )
+
+        z = mask(x, masked, denoiser.mask_token_id)
+        loss: Tensor = model(input_ids=z, rows=rows, objective=objective).loss
+        return loss
+
+
+class CausalTrainer(StreamTrainer):
+    """Trains the autoregressive twin by -log p(x | BOS), in nats per token."""
+
+    def items(self, x: Tensor, places: list[int]) -> int:  # noqa: ARG002
+        """Tokens."""
+        return x.numel()
+
+    def loss_sum(self, model: nn.Module, x: Tensor, places: list[int]) -> Tensor:  # noqa: ARG002
+        """-log p of the texts, summed, in nats."""
+        causal = self.accelerator.unwrap_model(self.model)
+        start = torch.full_like(x[:, :1], causal.config.bos_token_id)
+        length = x.shape[1]
+        every = torch.arange(x.numel(), device=x.device)
+
+        def objective(hidden: Tensor, head: Any) -> Tensor:
+            return tiled_cross_entropy(
+                hidden,
+                head,
+                x.flatten(),
+                torch.ones(x.numel(), device=x.device),
+                excluded_ids=causal.excluded_ids,
+                dtype=self.loss_dtype,
+            )
+
+        ids = torch.cat([start, x[:, :-1]], 1)  # row i predicts token i from BOS and those before
+        assert ids.shape[1] == length
+        loss: Tensor = model(input_ids=ids, rows=every, objective=objective).loss
+        return loss
+
+
+def initialise_from(model: BlocksModel, source: PreTrainedModel) -> None:
+    """Copies the weights of a model of the same shape, causal or masked.
+
+    Weights that an autoregressive model learned in a minute take a masked one off the plateau of
+    the unigram law, where it would sit for long.
+
+    Raises:
+        ValueError: If a parameter is missing or has another shape.
+    """
+    weights = source.state_dict()
+    for name, parameter in model.state_dict().items():
+        if name not in weights:
+            raise ValueError(f"cannot initialise from {type(source).__name__}: it has no {name}")
+        if weights[name].shape != parameter.shape:
+            raise ValueError(
+                f"cannot initialise from {type(source).__name__}: {name} is "
+                f"{tuple(weights[name].shape)} there and {tuple(parameter.shape)} here"
+            )
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})

@@ -1,0 +1,99 @@
+"""The order of the data: which block stands at which place of which update."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float64, Int, Int64
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sdtt.diffusion.noise import Schedule, is_masked, stratified_times
+from sdtt.diffusion.uniforms import permutation, uniforms
+
+
+class Stream(Dataset[dict[str, Any]]):
+    """All texts of a run in order, a fixed function of the seed.
+
+    Item p is the text at place p % batch of update p // batch. Every epoch has its own random
+    order of the blocks. The Trainer reads it front to back, so that shards, accumulation and a
+    restart are a matter of which p they take.
+
+    Args:
+        blocks: Texts of L ids, with ``len`` and indexing.
+        updates: Updates of the run.
+        batch: Texts in the whole of an update.
+        seed: Of the order.
+    """
+
+    def __init__(self, blocks: Any, *, updates: int, batch: int, seed: int) -> None:
+        if len(blocks) == 0:
+            raise ValueError("there is no training text: not one whole block")
+        self.blocks = blocks
+        self.updates = updates
+        self.batch = batch
+        self.seed = seed
+        self._epoch = -1
+        self._order: Int64[Tensor, " N"] = torch.empty(0, dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return self.updates * self.batch
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        epoch, index = divmod(place, len(self.blocks))
+        if epoch != self._epoch:
+            self._order = permutation(self.seed, "data", epoch, len(self.blocks))
+            self._epoch = epoch
+        return {"input_ids": self.blocks[int(self._order[index])], "place": place}
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stacks texts; places stay a list, they are read on the host."""
+    return {
+        "input_ids": torch.stack([item["input_ids"] for item in items]),
+        "place": [item["place"] for item in items],
+    }
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The random numbers of some texts of an update, float64 on the CPU.
+
+    Attributes:
+        t: A time for each text.
+        u: When each position is masked and revealed.
+        v: What a teacher draws at it.
+    """
+
+    t: Float64[Tensor, " B"]
+    u: Float64[Tensor, "B L"]
+    v: Float64[Tensor, "B L"]
+
+    def masked(self, schedule: Schedule) -> Bool[Tensor, "B L"]:
+        """Which positions are MASK at time t."""
+        return is_masked(self.u, self.t, schedule)
+
+
+def noise_of(
+    places: list[int], *, length: int, batch: int, seed: int, smallest_time: float
+) -> Noise:
+    """The noise of the texts at some places of the stream; a function of (seed, place) alone.
+
+    The times of an update are stratified over its ``batch`` texts, in a random order, so that
+    every micro-batch and every process gets its share of early and late ones.
+
+    Args:
+        places: Places in the stream; text p is number p % batch of update p // batch.
+        length: L.
+        batch: Texts in the whole of an update.
+        seed: Of the run.
+        smallest_time: The smallest t.
+    """
+    names = [divmod(place, batch) for place in places]
+    strata = {update: permutation(seed, "strata", update, batch) for update, _ in names}
+    own: Int[Tensor, " B"] = torch.stack([strata[update][index] for update, index in names])
+    return Noise(
+        t=stratified_times(uniforms(seed, "time", names, 1).squeeze(1), own, batch, smallest_time),
+        u=uniforms(seed, "mask", names, length),
+        v=uniforms(seed, "rollout", names, length),
+    )

@@ -1,0 +1,338 @@
+"""What all our Trainers share: data order, noise by name, EMA, records, whole checkpoints."""
+
+import json
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.utils.data import SequentialSampler
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from sdtt.diffusion.noise import SCHEDULES
+from sdtt.training.ema import Ema
+from sdtt.training.state import (
+    EMA,
+    MANIFEST,
+    fault,
+    last_complete_checkpoint,
+    save_into,
+    write_aside,
+    write_manifest,
+)
+from sdtt.training.stream import Noise, Stream, collate, noise_of
+
+METRICS = "metrics.jsonl"
+
+
+@dataclass
+class StreamConfig(TrainingArguments):
+    """What pretraining and distillation share, over transformers' ``TrainingArguments``."""
+
+    per_device_train_batch_size: int = field(
+        default=64, metadata={"help": "texts a process takes through the network at once"}
+    )
+    gradient_accumulation_steps: int = field(
+        default=1, metadata={"help": "micro-batches summed into one update; changes no result"}
+    )
+    learning_rate: float = field(default=6e-5, metadata={"help": "AdamW's, after the warm-up"})
+    warmup_steps: float = field(
+        default=500, metadata={"help": "updates of linear warm-up (below 1: a share of all)"}
+    )
+    schedule: str = field(
+        default="log_linear", metadata={"help": "alpha(t) of the noise: log_linear or cosine"}
+    )
+    ema_decay: float = field(
+        default=0.0, metadata={"help": "moving average of the weights, per update; 0: none"}
+    )
+    loss_dtype: str = field(
+        default="float32",
+        metadata={"help": "scores and loss are computed in it: float32, float64 or bfloat16"},
+    )
+    attn_implementation: str = field(
+        default="sdpa",
+        metadata={"help": "sdpa, or eager: written out, faster on a CPU at L <= 128"},
+    )
+    bf16: bool = field(default=False, metadata={"help": "autocast the networks to bfloat16"})
+    seed: int = field(default=0, metadata={"help": "of data order, noise and dropout"})
+    logging_steps: float = field(default=50, metadata={"help": "updates between two records"})
+    save_steps: float = field(default=500, metadata={"help": "updates between two checkpoints"})
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "checkpoints kept; older ones are deleted"}
+    )
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be."""
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        if self.schedule not in SCHEDULES:
+            raise ValueError(
+                f"unknown schedule {self.schedule!r}; there are {', '.join(SCHEDULES)}"
+            )
+        if self.loss_dtype not in ("float32", "float64", "bfloat16"):
+            raise ValueError(
+                f"loss_dtype must be float32, float64 or bfloat16, got {self.loss_dtype!r}"
+            )
+        if self.ema_decay and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+
+
+class StreamTrainer(Trainer, ABC):
+    """A Trainer whose every random number is named, and whose checkpoints are whole or ignored.
+
+    A subclass gives ``smallest_time``, ``items`` and ``loss_sum``. The loss of an update is
+    sum(loss_sum) / sum(items) over all its micro-batches and processes.
+
+    Args:
+        model: The network to train.
+        args: Its config; ``max_steps`` says how many updates there are.
+        train_dataset: Texts of L ids, such as ``data.packing.Blocks``.
+        processing_class: The tokenizer, saved with every model.
+        **kwargs: As transformers' Trainer takes them.
+
+    Raises:
+        ValueError: If the tokenizer's vocabulary is not the model's.
+    """
+
+    smallest_time = 0.0
+    args: StreamConfig
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: StreamConfig,
+        train_dataset: Any,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        **kwargs: Any,
+    ) -> None:
+        check_vocabulary(model, processing_class)
+        if args.max_steps < 1:
+            raise ValueError(f"max_steps must be at least 1, got {args.max_steps}")
+        args.remove_unused_columns = False
+        args.average_tokens_across_devices = True
+        model.set_attn_implementation(args.attn_implementation)
+        batch = (
+            args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+        )
+        stream = Stream(train_dataset, updates=args.max_steps, batch=batch, seed=args.seed)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=stream,
+            data_collator=collate,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self.loss_is_scaled_for_ga = True
+        self.model_accepts_loss_kwargs = False
+        self.schedule = SCHEDULES[args.schedule]
+        self.loss_dtype: torch.dtype = getattr(torch, args.loss_dtype)
+        self.ema = Ema(model, args.ema_decay) if args.ema_decay else None
+        self.add_callback(_AfterUpdate(self))
+        self.add_callback(Records(Path(args.output_dir or ".")))
+        self._last_log = (time.perf_counter(), 0)
+
+    @property
+    def stream(self) -> Stream:
+        """The data of the run, in order."""
+        return self.train_dataset  # type: ignore[return-value]
+
+    @abstractmethod
+    def items(self, x: Tensor, places: list[int]) -> int:
+        """How many things this micro-batch adds to the denominator of the loss."""
+
+    @abstractmethod
+    def loss_sum(self, model: nn.Module, x: Tensor, places: list[int]) -> Tensor:
+        """The loss of a micro-batch, summed over its items."""
+
+    def noise(self, places: list[int], length: int) -> Noise:
+        """The noise of the texts at these places."""
+        return noise_of(
+            places,
+            length=length,
+            batch=self.stream.batch,
+            seed=self.args.seed,
+            smallest_time=self.smallest_time,
+        )
+
+    def after_update(self) -> None:
+        """Called after every optimiser step."""
+        if self.ema is not None:
+            self.ema.update(self.accelerator.unwrap_model(self.model))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(self.stream if train_dataset is None else train_dataset)
+
+    def _get_num_items_in_batch(
+        self, batch_samples: list[dict[str, Any]], device: torch.device
+    ) -> Tensor:
+        count = sum(self.items(b["input_ids"], b["place"]) for b in batch_samples)
+        total = torch.tensor(count, device=device)
+        return self.accelerator.gather(total).sum() if self.args.world_size > 1 else total
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,  # noqa: ARG002 - the Trainer's signature
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """``loss_sum`` over the items of the whole update; processes are averaged, hence times."""
+        total = self.loss_sum(model, inputs["input_ids"], inputs["place"])
+        if num_items_in_batch is None:
+            num_items_in_batch = self.items(inputs["input_ids"], inputs["place"])
+        loss: Tensor = total * self.accelerator.num_processes / max(int(num_items_in_batch), 1)
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the speed since the last record to it."""
+        now, step = time.perf_counter(), self.state.global_step
+        seconds, updates = now - self._last_log[0], step - self._last_log[1]
+        if "loss" in logs and updates > 0:
+            length = self.stream[0]["input_ids"].shape[0]
+            logs["tokens_per_second"] = updates * self.stream.batch * length / seconds
+        self._last_log = (now, step)
+        super().log(logs, start_time)
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
+        """Trains; ``True`` resumes from the newest whole checkpoint of ``output_dir``.
+
+        Raises:
+            ValueError: If there is nothing whole to resume from.
+        """
+        if resume_from_checkpoint is True:
+            output = Path(self.args.output_dir or ".")
+            found, faults = last_complete_checkpoint(output)
+            if found is None:
+                raise ValueError("; ".join([f"no whole checkpoint to resume in {output}", *faults]))
+            resume_from_checkpoint = str(found)
+        elif resume_from_checkpoint:
+            problem = fault(Path(resume_from_checkpoint))
+            if problem:
+                raise ValueError(problem)
+        self._last_log = (time.perf_counter(), self.state.global_step)
+        return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        run = Path(self._get_output_dir(trial))
+        checkpoint = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            if self.args.should_save:
+                (checkpoint / MANIFEST).unlink(missing_ok=True)
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:  # older ones go only after this one is known to be whole
+            write_manifest(checkpoint)
+            rotate_checkpoints(output_dir=str(run), save_total_limit=limit, use_mtime=False)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.ema is not None and self.args.should_save:
+            safetensors.torch.save_file(self.ema.shadow, Path(output_dir) / EMA)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.ema is not None:
+            saved = safetensors.torch.load_file(Path(checkpoint) / EMA)
+            self.ema.shadow = {
+                name: saved[name].to(shadow.device) for name, shadow in self.ema.shadow.items()
+            }
+
+    def save_to(self, folder: Path) -> None:
+        """Saves the model and its tokenizer, and their EMA under ``ema/``; other files stay."""
+        if not self.args.should_save:
+            return
+        model = self.accelerator.unwrap_model(self.model)
+
+        def save(path: Path) -> None:
+            models = {path: model}
+            if self.ema is not None:
+                models[path / "ema"] = self.ema.averaged(model)
+            for place, each in models.items():
+                each.save_pretrained(place)
+                if self.processing_class is not None:
+                    self.processing_class.save_pretrained(place)
+
+        save_into(folder, save)
+
+
+class _AfterUpdate(TrainerCallback):
+    """Tells the trainer that an update is done, before anything is logged or saved."""
+
+    def __init__(self, trainer: StreamTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.trainer.after_update()
+
+
+class Records(TrainerCallback):
+    """Appends every record to ``metrics.jsonl``; a resumed run first drops what it will redo."""
+
+    def __init__(self, output: Path) -> None:
+        self.path = output / METRICS
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **_: Any,
+    ) -> None:
+        """Keeps the records of updates that stand."""
+        if not state.is_world_process_zero:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
+        write_aside(self.path, "".join(line + "\n" for line in kept))
+
+    def on_log(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Appends one record."""
+        if not state.is_world_process_zero:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Refuses a tokenizer that is not the model's.
+
+    Raises:
+        ValueError: If sizes or MASK differ.
+    """
+    if tokenizer is None:
+        return
+    size, mask = model.config.vocab_size, model.config.mask_token_id
+    if len(tokenizer) != size or tokenizer.mask_token_id != mask:
+        raise ValueError(
+            f"the model's vocabulary has {size} ids with MASK {mask}, the tokenizer's "
+            f"{len(tokenizer)} with MASK {tokenizer.mask_token_id}; use the model's own tokenizer"
+        )
