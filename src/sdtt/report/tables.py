@@ -1,0 +1,287 @@
+"""Tables and sentences from the demo's metrics."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sdtt.report.ladder import Cell, Ladder, Metrics, read_ladder
+
+ENTROPY_TOLERANCE = 0.02  # nats; perplexities further apart in entropy than this are not compared
+NOISE = 2.0  # standard errors of a difference below which nothing is claimed
+
+Outcome = Literal["better", "worse", "within the noise", "not matched"]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A student beside its control: the teacher in as many steps, cooled to the same entropy.
+
+    Attributes:
+        round: The student's round.
+        steps: Sampling steps of both.
+        student_perplexity: Judge perplexity of the student's samples.
+        control_perplexity: Judge perplexity of the control's samples.
+        ratio: student / control; below 1 the student is better.
+        entropy_difference: Entropy of the student less that of the control, in nats.
+        standard_error: Of the difference in perplexity; None where none was given.
+    """
+
+    round: int
+    steps: int
+    student_perplexity: float
+    control_perplexity: float
+    ratio: float
+    entropy_difference: float
+    standard_error: float | None
+
+    @property
+    def outcome(self) -> Outcome:
+        """What may be said: nothing where entropies differ, nothing within the noise."""
+        if not abs(self.entropy_difference) <= ENTROPY_TOLERANCE + 1e-9:  # NaN does not match
+            return "not matched"
+        difference = self.student_perplexity - self.control_perplexity
+        if abs(difference) <= NOISE * (self.standard_error or 0.0):
+            return "within the noise"
+        return "better" if difference < 0 else "worse"
+
+
+def gains(metrics: Metrics) -> list[Gain]:
+    """Every student beside its control, by round, then by steps descending.
+
+    Args:
+        metrics: As `read_ladder` takes them.
+
+    Returns:
+        One record for each cell that has a control.
+    """
+    ladder = read_ladder(metrics)
+    return [
+        _gain(number, steps, ladder.students[number][steps], control)
+        for number, controls in ladder.controls.items()
+        for steps, control in controls.items()
+    ]
+
+
+def _gain(number: int, steps: int, student: Cell, control: Cell) -> Gain:
+    errors = [se for se in (student.perplexity_se, control.perplexity_se) if se is not None]
+    return Gain(
+        round=number,
+        steps=steps,
+        student_perplexity=student.perplexity,
+        control_perplexity=control.perplexity,
+        ratio=student.perplexity / control.perplexity,
+        entropy_difference=student.entropy - control.entropy,
+        standard_error=math.hypot(*errors) if errors else None,
+    )
+
+
+def ladder_table(metrics: Metrics) -> str:
+    """Judge perplexity / entropy in nats: models down the rows, steps descending across.
+
+    Args:
+        metrics: As `read_ladder` takes them.
+
+    Returns:
+        A markdown table. Under each student stands its control with its temperature; autoregressive
+        and real text have no steps and stand in the first column.
+    """
+    ladder = read_ladder(metrics)
+
+    def row(name: str, cells: Mapping[int, Cell]) -> list[str]:
+        return [name, *(_text(cells[s]) if s in cells else "" for s in ladder.steps)]
+
+    rows = [row("teacher", ladder.teacher)]
+    for number, cells in ladder.students.items():
+        rows.append(row(f"student, round {number}", cells))
+        if ladder.controls[number]:
+            rows.append(row("its control", ladder.controls[number]))
+    levels = {
+        f"autoregressive, {ladder.length} passes": ladder.autoregressive,
+        "real text": ladder.data,
+    }
+    blank = [""] * (len(ladder.steps) - 1)
+    rows += [[name, _text(cell), *blank] for name, cell in levels.items() if cell]
+    return _markdown(["perplexity / entropy", *(_steps([s]) for s in ladder.steps)], rows)
+
+
+def gains_table(metrics: Metrics) -> str:
+    """Each student beside its control, with what may be said of the two.
+
+    Args:
+        metrics: As `read_ladder` takes them.
+
+    Returns:
+        A markdown table, one row a comparison; empty text where there is no control.
+    """
+    rows = [
+        [
+            f"{gain.round}",
+            f"{gain.steps}",
+            _number(gain.student_perplexity),
+            _number(gain.control_perplexity),
+            "" if gain.standard_error is None else f"±{_number(gain.standard_error)}",
+            f"{gain.ratio:.3f}",
+            f"{gain.entropy_difference:+.3f}",
+            gain.outcome,
+        ]
+        for gain in gains(metrics)
+    ]
+    head = ["round", "steps", "student", "control", "±", "ratio", "entropy", "the student is"]
+    return _markdown(head, rows) if rows else ""
+
+
+def verdict(metrics: Metrics) -> str:
+    """What the numbers say, in plain words: one paragraph.
+
+    Whether the last student beats its control at L/4 steps or fewer, at which, and by what factor;
+    where, at any number of steps, it does not; then how the teacher's perplexity depends on its
+    steps. To beat a control is to have a lower perplexity by more than two standard errors of the
+    difference, where errors are given, at an entropy within 0.02 nats.
+
+    Args:
+        metrics: As `read_ladder` takes them.
+
+    Returns:
+        A paragraph without markup.
+    """
+    ladder = read_ladder(metrics)
+    return " ".join([*_students_sentences(ladder, gains(metrics)), *_teacher_sentences(ladder)])
+
+
+def settings_table(metrics: Metrics) -> str:
+    """The settings of the run, nested names joined by dots.
+
+    Args:
+        metrics: A dictionary whose "settings" are nested dictionaries of plain values.
+
+    Returns:
+        A markdown table of names and values.
+    """
+    rows = [[name, value] for name, value in _flat(metrics.get("settings", {}))]
+    return _markdown(["setting", "value"], rows, right=False)
+
+
+def _students_sentences(ladder: Ladder, measured: Sequence[Gain]) -> Iterator[str]:
+    if not ladder.students:
+        yield "No student was measured."
+        return
+    number, limit = max(ladder.students), f"{ladder.length // 4} steps or fewer"
+    name = f"The last student (round {number})"
+    few = [gain for gain in measured if 4 * gain.steps <= ladder.length]
+    last = [gain for gain in few if gain.round == number]
+    if not last:
+        yield (
+            f"{name} was not measured beside a control at {limit}, so nothing here says whether it"
+            " learned more than a temperature."
+        )
+    wins = [gain for gain in last if gain.outcome == "better"]
+    if wins:
+        yield f"{name} beats its control at {_steps(gain.steps for gain in wins)}."
+        yield _best_sentence(ladder, min(wins, key=lambda gain: gain.ratio), len(wins) > 1)
+    elif last:
+        yield f"{name} does not beat its control at {limit}."
+    yield from _other_sentences([gain for gain in measured if gain.round == number])
+    if not wins:
+        yield from _earlier_sentences([gain for gain in few if gain.round != number])
+
+
+def _best_sentence(ladder: Ladder, gain: Gain, several: bool) -> str:
+    temperature = ladder.controls[gain.round][gain.steps].temperature
+    cooled = f" (T {temperature:.2f})" if temperature is not None else ""
+    text = (
+        f"{'Most at ' + _steps([gain.steps]) + ': its' if several else 'Its'} judge perplexity is"
+        f" {_number(gain.student_perplexity)} against {_number(gain.control_perplexity)} for the"
+        f" teacher cooled to the same entropy{cooled}, {1 / gain.ratio:.2f} times lower, with"
+        f" entropies {abs(gain.entropy_difference):.3f} nats apart"
+    )
+    if gain.standard_error is None:
+        return text + "; no standard errors were given, so chance is not ruled out."
+    difference = gain.control_perplexity - gain.student_perplexity
+    return text + f"; the difference is {difference / gain.standard_error:.1f} standard errors."
+
+
+def _other_sentences(last: Sequence[Gain]) -> Iterator[str]:
+    """Where the last student does not win, and why."""
+    reasons = {
+        "within the noise": f"the two differ by less than {NOISE:g} standard errors: that is noise",
+        "worse": "its control has the lower perplexity",
+        "not matched": f"their entropies are more than {ENTROPY_TOLERANCE:g} nats apart, so the"
+        " perplexities say nothing",
+    }
+    for outcome, reason in reasons.items():
+        found = [gain for gain in last if gain.outcome == outcome]
+        if found:
+            yield f"At {_steps(gain.steps for gain in found)} {reason}."
+
+
+def _earlier_sentences(earlier: Sequence[Gain]) -> Iterator[str]:
+    wins = [gain for gain in earlier if gain.outcome == "better"]
+    if not wins:
+        yield "No student beats its control there: nothing here shows more than a temperature."
+        return
+    gain = min(wins, key=lambda gain: gain.ratio)
+    yield (
+        f"An earlier one does: that of round {gain.round} at {_steps([gain.steps])}, with"
+        f" {_number(gain.student_perplexity)} against {_number(gain.control_perplexity)},"
+        f" {1 / gain.ratio:.2f} times lower."
+    )
+
+
+def _teacher_sentences(ladder: Ladder) -> Iterator[str]:
+    many, few = max(ladder.teacher), min(ladder.teacher)
+    if many == few:
+        return
+    high, low = ladder.teacher[few], ladder.teacher[many]
+    start = f"{_number(high.perplexity)} at {_steps([few])}"
+    end = f"{_number(low.perplexity)} at {many}"
+    entropies = f"its entropy goes from {high.entropy:.2f} to {low.entropy:.2f} nats"
+    if low.perplexity < high.perplexity:
+        factor = f"{high.perplexity / low.perplexity:.1f} times lower"
+        yield f"The teacher's perplexity falls from {start} to {end}, {factor}; {entropies}."
+    else:
+        yield f"The teacher's perplexity does not fall with steps: {start}, {end}; {entropies}."
+
+
+def _text(cell: Cell) -> str:
+    temperature = f" (T {cell.temperature:.2f})" if cell.temperature is not None else ""
+    return f"{_number(cell.perplexity)} / {cell.entropy:.2f}{temperature}"
+
+
+def _number(x: float) -> str:
+    """Three digits, or all before the point: 5.31, 39.4, 151, 12,345."""
+    return f"{x:.2f}" if x < 9.995 else f"{x:.1f}" if x < 99.95 else f"{x:,.0f}"
+
+
+def _steps(steps: Iterable[int]) -> str:
+    """In words: '16, 8 and 4 steps'."""
+    *most, last = [str(s) for s in steps]
+    return f"{', '.join(most)} and {last} steps" if most else f"{last} step{'s' * (last != '1')}"
+
+
+def _flat(settings: Metrics, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, (list, tuple)):
+            yield f"{prefix}{name}", ", ".join(_plain(item) for item in value)
+        else:
+            yield f"{prefix}{name}", _plain(value)
+
+
+def _plain(value: object) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], right: bool = True) -> str:
+    """A table, padded so that it reads well unrendered; all columns but the first to the right."""
+    widths = [max(3, *(len(row[i]) for row in [head, *rows])) for i in range(len(head))]
+    aligned = [str.rjust if right and i else str.ljust for i in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (pad(cell, width) for pad, cell, width in zip(aligned, cells, widths, strict=True))
+        return "| " + " | ".join(padded) + " |"
+
+    rule = ["-" * (w - 1) + ":" if right and i else "-" * w for i, w in enumerate(widths)]
+    return "\n".join([line(head), line(rule), *(line(row) for row in rows)])
