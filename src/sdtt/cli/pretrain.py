@@ -1,0 +1,143 @@
+"""`sdtt pretrain`: a masked diffusion model, or its causal twin, from text."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import AutoConfig, PreTrainedTokenizerBase
+
+from sdtt.cli.options import Given, command, resolved
+from sdtt.cli.run_folder import RunFolder
+from sdtt.cli.train import MAY_DIFFER, QUIET, WITHHELD, run_training, validate
+from sdtt.data.corpus import documents
+from sdtt.data.packing import SplitBlocks, load_blocks
+from sdtt.data.tokenizer import load_tokenizer, train_tokenizer
+from sdtt.models.blocks import BlocksModel
+from sdtt.models.causal import CausalConfig, CausalLM
+from sdtt.models.checkpoints import check_folder, load_model, load_tokenizer_of
+from sdtt.models.mdlm import PRESETS, MDLMConfig, MDLMForMaskedLM, preset
+from sdtt.training.pretrain import CausalTrainer, MDLMTrainer, PretrainConfig, initialise_from
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """Where text comes from."""
+
+    data: tuple[str, ...] = field(
+        metadata={"help": "files, folders, globs or a data set's name; python-docs needs no file"}
+    )
+    text_column: str = field(
+        default="text", metadata={"help": "the column of json lines and data sets that holds text"}
+    )
+    unwrap: bool = field(default=False, metadata={"help": "join hard-wrapped lines of a paragraph"})
+    validation_fraction: float = field(
+        default=0.05, metadata={"help": "share of the documents held out, in [0, 1)"}
+    )
+
+    @property
+    def source(self) -> str | list[str]:
+        """What the corpus reader takes."""
+        return self.data[0] if len(self.data) == 1 else list(self.data)
+
+    def blocks(self, tokenizer: PreTrainedTokenizerBase, length: int) -> SplitBlocks:
+        """The text as blocks of ids."""
+        return load_blocks(
+            self.source,
+            tokenizer,
+            length,
+            validation_fraction=self.validation_fraction,
+            text_column=self.text_column,
+            unwrap=self.unwrap,
+        )
+
+
+@dataclass(frozen=True)
+class PretrainSettings(TextSettings):
+    """What is pretrained."""
+
+    model: Literal["mdlm", "causal"] = field(
+        default="mdlm", metadata={"help": "masked diffusion model, or its autoregressive twin"}
+    )
+    preset: str | None = field(
+        default=None,
+        metadata={"help": f"shape: {', '.join(PRESETS)}; by default that of --init-from, or tiny"},
+    )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={"help": "name or folder (also GPT-2 BPE files); a BPE of the data by default"},
+    )
+    vocab_size: int = field(default=1024, metadata={"help": "ids of the BPE trained on the data"})
+    length: int | None = field(default=None, metadata={"help": "tokens of a text, L"})
+    init_from: Path | None = field(
+        default=None, metadata={"help": "folder of a model of the same shape to start from"}
+    )
+
+
+def pretrain(settings: PretrainSettings, run: RunFolder, training: Given[PretrainConfig]) -> None:
+    """Train a masked diffusion model, or its causal twin, on text.
+
+    The model, its tokenizer and its config are written to --output; checkpoints beside them.
+    """
+    args = training.make(output_dir=str(run.output), **QUIET)
+    tokenizer = _tokenizer(settings)
+    torch.manual_seed(args.seed)
+    model = _model(settings, tokenizer)
+    blocks = settings.blocks(tokenizer, model.config.model_length)
+    trainer_type = MDLMTrainer if settings.model == "mdlm" else CausalTrainer
+    run.open(resolved(settings, run, training), verb="pretrain", may_differ=MAY_DIFFER)
+    trainer = trainer_type(model, args, blocks.train, tokenizer)
+    run_training(trainer, run, f"pretrain {settings.model}")
+    trainer.save_to(run.output)
+    validate(trainer, blocks.validation)
+
+
+def _tokenizer(settings: PretrainSettings) -> PreTrainedTokenizerBase:
+    if settings.tokenizer is not None:
+        return load_tokenizer(settings.tokenizer)
+    if settings.init_from is not None:
+        return load_tokenizer_of(settings.init_from)
+    texts = documents(settings.source, text_column=settings.text_column, unwrap=settings.unwrap)
+    return train_tokenizer(texts, settings.vocab_size)
+
+
+def _model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase) -> BlocksModel:
+    source = None if settings.init_from is None else _twin(settings.init_from)
+    if source is None or settings.preset is not None:
+        shape = preset(settings.preset or "tiny").shape
+    else:
+        shape = source.config.shape
+    shape |= {
+        "vocab_size": len(tokenizer),
+        "mask_token_id": tokenizer.mask_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    if settings.length is not None:
+        shape["model_length"] = settings.length
+    model: BlocksModel = (
+        MDLMForMaskedLM(MDLMConfig(**shape))
+        if settings.model == "mdlm"
+        else CausalLM(CausalConfig(**shape))
+    )
+    if source is not None:
+        initialise_from(model, source)
+    return model
+
+
+def _twin(folder: Path) -> BlocksModel:
+    """A model of ours, masked or causal, as the folder's config says."""
+    causal = AutoConfig.from_pretrained(check_folder(folder)).model_type == CausalConfig.model_type
+    model = load_model(folder, causal=causal, dtype=torch.float32)
+    if not isinstance(model, BlocksModel):
+        raise ValueError(
+            f"cannot initialise from {folder}: {type(model).__name__} is not of our blocks"
+        )
+    return model
+
+
+COMMAND = command(
+    pretrain,
+    withhold=WITHHELD,
+    example="sdtt pretrain --data python-docs --output runs/teacher --max-steps 300",
+)

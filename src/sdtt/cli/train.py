@@ -1,0 +1,79 @@
+"""What the training verbs share: progress, resuming, and the validation at the end."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, TrainerCallback
+from transformers.utils import logging
+
+from sdtt.cli.console import note, progress
+from sdtt.cli.run_folder import RunFolder
+from sdtt.evaluation.nelbo import validation_nelbo
+from sdtt.models.causal import CausalLM
+from sdtt.training.state import last_complete_checkpoint
+from sdtt.training.trainer import METRICS, StreamTrainer
+
+QUIET: dict[str, Any] = {"disable_tqdm": True}
+"""The progress is ours."""
+
+WITHHELD = frozenset(
+    {"output_dir", "disable_tqdm", "resume_from_checkpoint", "remove_unused_columns"}
+    | {"lr_scheduler_type", "lr_scheduler_kwargs", "num_train_epochs", "label_names"}
+    | {"per_device_eval_batch_size", "eval_strategy", "eval_steps", "eval_on_start"}
+    | {"load_best_model_at_end", "metric_for_best_model", "greater_is_better"}
+)
+"""Fields of TrainingArguments that the verbs decide, or that nothing of ours reads."""
+
+MAY_DIFFER = frozenset(
+    {"logging_steps", "save_steps", "save_total_limit", "report_to", "batch_size"}
+)
+"""Keys that a resumed run may change: they change no weight."""
+
+
+class _Advance(TrainerCallback):
+    """Hands every update to a progress bar."""
+
+    def __init__(self, advance: Any, tokens_per_update: int) -> None:
+        self.advance, self.tokens_per_update = advance, tokens_per_update
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.advance(self.tokens_per_update)
+
+
+def run_training(trainer: StreamTrainer, run: RunFolder, description: str) -> None:
+    """Trains with a progress bar; with --resume from the newest whole checkpoint."""
+    logging.disable_progress_bar()  # transformers' own bars for reading and writing weights
+    trainer.remove_callback(PrinterCallback)
+    checkpoint: Path | None = None
+    if run.resume:
+        checkpoint, faults = last_complete_checkpoint(run.output)
+        for problem in faults:
+            note(f"{problem}; using the one before it")
+        note(f"resuming from {checkpoint}" if checkpoint else "no whole checkpoint: starting anew")
+    done = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
+    tokens_per_update = trainer.stream.batch * trainer.stream[0]["input_ids"].shape[0]
+    total = (trainer.args.max_steps - done) * tokens_per_update
+    with progress(total, description) if total > 0 else nullcontext(lambda _: None) as advance:
+        trainer.add_callback(_Advance(advance, tokens_per_update))
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+def validate(trainer: StreamTrainer, blocks: Any) -> None:
+    """Records the bound of the trained model on the held-out text, where there is some."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if len(blocks) == 0 or isinstance(model, CausalLM) or not trainer.args.should_save:
+        return
+    bound = validation_nelbo(model, blocks, device=model.device)
+    record = {
+        "step": trainer.state.global_step,
+        "validation_nelbo": bound.nats_per_token,
+        "validation_nelbo_se": bound.standard_error,
+        "bits_per_byte": bound.bits_per_byte,
+        "tokens": bound.tokens,
+    }
+    with (Path(trainer.args.output_dir or ".") / METRICS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+    bits = "" if bound.bits_per_byte is None else f", {bound.bits_per_byte:.3f} bits per byte"
+    note(f"validation NELBO {bound.nats_per_token:.3f} nats per token{bits}")
