@@ -43,6 +43,9 @@ CONTROL_STEPS = (16, 8, 4, 2)
 CONTROL_TEMPERATURES = 3.5
 """Temperatures that the search for a control takes on average: only to plan the time."""
 
+BATCH = 16
+"""Texts an update: at so few tokens many small updates learn more than few large ones."""
+
 TIME = {"judge": 0.20, "initial": 0.12, "teacher": 0.26, "distill": 0.20}
 """Shares of the time; what is left measures."""
 
@@ -172,6 +175,7 @@ def _config(settings: DemoSettings, output: str, updates: int, rate: float) -> d
     return QUIET | {
         "output_dir": str(settings.output / output),
         "max_steps": updates,
+        "per_device_train_batch_size": BATCH,
         "learning_rate": rate,
         "warmup_steps": min(50, updates // 5),
         "attn_implementation": "eager",
@@ -225,8 +229,8 @@ def _train_all(
         return model
 
     torch.manual_seed(settings.seed)
-    judge = pretrain("judge", CausalLM(CausalConfig(**text.shape)), 1, 3e-3)
-    initial = pretrain("initial", CausalLM(CausalConfig(**text.shape)), 2, 3e-3)
+    judge = pretrain("judge", CausalLM(CausalConfig(**text.shape)), 1, 2e-3)
+    initial = pretrain("initial", CausalLM(CausalConfig(**text.shape)), 2, 2e-3)
     teacher = MDLMForMaskedLM(MDLMConfig(**text.shape))
     initialise_from(teacher, initial)
     pretrain("teacher", teacher, 3, 2e-3)
@@ -336,7 +340,7 @@ def _settings(settings: DemoSettings, text: Text, models: Models, how: Sampling)
         "training_blocks": len(text.train),
         "parameters": models.teacher.num_parameters(),
         "shape": {name: value for name, value in text.shape.items() if value is not None},
-        "batch_size": PretrainConfig(output_dir=str(settings.output)).per_device_train_batch_size,
+        "batch_size": BATCH,
         "distill": DISTILL,
         "student_sampling_steps": student_steps,
         "num_samples": how.num_samples,

@@ -20,11 +20,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sdtt.diffusion.denoiser import Head
 
-_SHAPE = tuple(
-    "vocab_size model_length hidden_dim n_blocks n_heads conditioning cond_dim dropout hidden_act "
-    "initializer_range mask_token_id bos_token_id eos_token_id pad_token_id "
-    "tie_word_embeddings".split()
-)
 SINUSOID_WIDTH = 256
 ROTARY_BASE = 10000.0
 
@@ -85,7 +80,8 @@ class BlocksConfig(PreTrainedConfig):
     @property
     def shape(self) -> dict[str, Any]:
         """The fields that a masked and a causal model of one shape share."""
-        return {name: getattr(self, name) for name in _SHAPE}
+        names = BlocksConfig.__annotations__.keys() - {"attribute_map"}
+        return {name: getattr(self, name) for name in sorted(names)}
 
     def _check(self) -> None:
         if self.hidden_dim % (2 * self.n_heads):

@@ -102,7 +102,8 @@ class SDTTTrainer(StreamTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
-        teacher = copy.deepcopy(model) if teacher_model in (None, model) else teacher_model
+        given = None if teacher_model is model else teacher_model
+        teacher = copy.deepcopy(model) if given is None else given
         student_side, teacher_side = as_denoiser(model), as_denoiser(teacher)
         mine = (model.config.vocab_size, student_side.excluded_ids)
         its = (teacher.config.vocab_size, teacher_side.excluded_ids)
@@ -119,8 +120,8 @@ class SDTTTrainer(StreamTrainer):
 
     def _set_teacher(self, teacher: PreTrainedModel) -> None:
         teacher.set_attn_implementation(self.args.attn_implementation)
-        self.teacher: Any = teacher
-        self.teacher.to(self.args.device).eval().requires_grad_(False)
+        nn.Module.to(teacher, self.args.device)
+        self.teacher: Any = teacher.eval().requires_grad_(False)
 
     @property
     def round(self) -> Round:

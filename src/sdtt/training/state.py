@@ -83,13 +83,26 @@ def checkpoints(output: Path) -> list[Path]:
 
 def last_complete_checkpoint(output: Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint of a run, and what is wrong with the newer ones, in words."""
-    faults = []
+    faults: list[str] = []
     for checkpoint in checkpoints(output):
         problem = fault(checkpoint)
         if problem is None:
             return checkpoint, faults
         faults.append(problem)
     return None, faults
+
+
+def delete_old_checkpoints(newest: Path, limit: int | None) -> None:
+    """Keeps ``newest`` and the ``limit - 1`` checkpoints before it; all without a limit.
+
+    Checkpoints of later updates do not count: a run that was taken up before them passed them over
+    because they are broken.
+    """
+    if limit is None or limit < 1:
+        return
+    found = checkpoints(newest.parent)
+    for old in found[found.index(newest) + limit :]:
+        shutil.rmtree(old)
 
 
 def save_into(folder: Path, save: Callable[[Path], None]) -> None:

@@ -1,6 +1,7 @@
 """What all our Trainers share: data order, noise by name, EMA, records, whole checkpoints."""
 
 import json
+import math
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -20,13 +21,14 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from sdtt.diffusion.noise import SCHEDULES
 from sdtt.training.ema import Ema
 from sdtt.training.state import (
     EMA,
     MANIFEST,
+    delete_old_checkpoints,
     fault,
     last_complete_checkpoint,
     save_into,
@@ -142,7 +144,7 @@ class StreamTrainer(Trainer, ABC):
         self.ema = Ema(model, args.ema_decay) if args.ema_decay else None
         self.add_callback(_AfterUpdate(self))
         self.add_callback(Records(Path(args.output_dir or ".")))
-        self._last_log = (time.perf_counter(), 0)
+        self.start_clock()
 
     @property
     def stream(self) -> Stream:
@@ -203,8 +205,12 @@ class StreamTrainer(Trainer, ABC):
         if "loss" in logs and updates > 0:
             length = self.stream[0]["input_ids"].shape[0]
             logs["tokens_per_second"] = updates * self.stream.batch * length / seconds
-        self._last_log = (now, step)
+        self.start_clock()
         super().log(logs, start_time)
+
+    def start_clock(self) -> None:
+        """Speed is measured from here on."""
+        self._last_log = (time.perf_counter(), self.state.global_step)
 
     def train(
         self,
@@ -227,7 +233,6 @@ class StreamTrainer(Trainer, ABC):
             problem = fault(Path(resume_from_checkpoint))
             if problem:
                 raise ValueError(problem)
-        self._last_log = (time.perf_counter(), self.state.global_step)
         return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -243,7 +248,7 @@ class StreamTrainer(Trainer, ABC):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:  # older ones go only after this one is known to be whole
             write_manifest(checkpoint)
-            rotate_checkpoints(output_dir=str(run), save_total_limit=limit, use_mtime=False)
+            delete_old_checkpoints(checkpoint, limit)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
@@ -282,6 +287,9 @@ class _AfterUpdate(TrainerCallback):
     def __init__(self, trainer: StreamTrainer) -> None:
         self.trainer = trainer
 
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.trainer.start_clock()
+
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.trainer.after_update()
 
@@ -304,7 +312,7 @@ class Records(TrainerCallback):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
+        kept = [line for line in lines if _step(line) <= state.global_step]
         write_aside(self.path, "".join(line + "\n" for line in kept))
 
     def on_log(
@@ -320,6 +328,14 @@ class Records(TrainerCallback):
             return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+
+
+def _step(record: str) -> float:
+    """The update of a record; past all others if a kill has cut it short."""
+    try:
+        return float(json.loads(record)["step"])
+    except ValueError:
+        return math.inf
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
