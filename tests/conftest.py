@@ -23,6 +23,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.envi
 
 install_import_hook("sdtt", "beartype.beartype")
 
+from sdtt.models.causal import CausalConfig  # noqa: E402 - behind the hook
+from sdtt.models.mdlm import MDLMConfig  # noqa: E402
+
+for config in (MDLMConfig, CausalConfig):
+    # transformers lets a config take any key, but its signature does not say so: with the check of
+    # its arguments that the import hook adds, no config could be read from a file
+    if config.__init__.__globals__["__name__"] == "jaxtyping._decorator":
+        config.__init__ = config.__init__.__wrapped__
+
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(HOME, ignore_errors=True)

@@ -34,8 +34,10 @@ def distill(settings: DistillSettings, run: RunFolder, training: Given[SDTTConfi
     trainer = SDTTTrainer(model, args=args, train_dataset=blocks.train, processing_class=tokenizer)
     run_training(trainer, run, "distill")
     validate(trainer, blocks.validation)
-    students = sorted((run.output / "students").iterdir(), key=lambda path: -int(path.name))
-    note("students: " + " ".join(str(path) for path in students))
+    students = [
+        trainer.plan.folder_of(index * args.steps_per_round) for index in range(args.rounds)
+    ]
+    note("students: " + " ".join(str(run.output / "students" / name) for name in students))
 
 
 COMMAND = command(

@@ -94,13 +94,16 @@ def judge_perplexity(judge: Any, texts: Sequence[Ids], *, batch_size: int = 64) 
     if len(texts) == 0:
         raise ValueError("there are no samples to judge")
     prepend_bos = isinstance(judge, CausalLM)
+    if prepend_bos and judge.config.bos_token_id is None:
+        raise ValueError("the judge scores behind BOS: its config needs bos_token_id")
     size = judge.config.vocab_size
     for index, text in enumerate(texts):
         if len(text) < (1 if prepend_bos else 2):
             raise ValueError(f"sample {index} has {len(text)} tokens: too few to be judged")
-        if max(text) >= size:
+        unknown = [token for token in text if not 0 <= token < size]
+        if unknown:
             raise ValueError(
-                f"sample {index} has the id {max(text)}, the judge's vocabulary only {size}; "
+                f"sample {index} has the id {unknown[0]}, the judge's vocabulary only {size}; "
                 "use a judge with the model's tokenizer"
             )
     losses = token_nll(judge, texts, prepend_bos=prepend_bos, batch_size=batch_size)

@@ -20,6 +20,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sdtt.diffusion.denoiser import Head
 
+SHAPE = (
+    *("vocab_size", "model_length", "hidden_dim", "n_blocks", "n_heads", "conditioning"),
+    *("cond_dim", "dropout", "hidden_act", "initializer_range", "tie_word_embeddings"),
+    *("mask_token_id", "bos_token_id", "eos_token_id", "pad_token_id"),
+)
 SINUSOID_WIDTH = 256
 ROTARY_BASE = 10000.0
 
@@ -80,8 +85,7 @@ class BlocksConfig(PreTrainedConfig):
     @property
     def shape(self) -> dict[str, Any]:
         """The fields that a masked and a causal model of one shape share."""
-        names = BlocksConfig.__annotations__.keys() - {"attribute_map"}
-        return {name: getattr(self, name) for name in sorted(names)}
+        return {name: getattr(self, name) for name in SHAPE}
 
     def _check(self) -> None:
         if self.hidden_dim % (2 * self.n_heads):

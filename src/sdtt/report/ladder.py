@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Metrics = Mapping[str, Any]
@@ -81,19 +81,26 @@ def read_ladder(metrics: Metrics) -> Ladder:
         length=int(length) if length is not None else max(teacher),
         teacher=teacher,
         students={number: _cells(students[number]) for number in sorted(students)},
-        controls={number: _cells(_controls(students[number])) for number in sorted(students)},
+        controls={number: _controls(students[number]) for number in sorted(students)},
         autoregressive=_cell(metrics["ar"]) if metrics.get("ar") else None,
         data=_cell(metrics["data"]) if metrics.get("data") else None,
     )
 
 
 def _cells(line: Metrics) -> Cells:
-    by_steps = {int(steps): _cell(entry) for steps, entry in line.items()}
+    by_steps = {int(steps): _plain_cell(entry) for steps, entry in line.items()}
     return dict(sorted(by_steps.items(), reverse=True))
 
 
-def _controls(line: Metrics) -> Metrics:
-    return {steps: entry["control"] for steps, entry in line.items() if entry.get("control")}
+def _controls(line: Metrics) -> Cells:
+    found = {int(steps): _cell(e["control"]) for steps, e in line.items() if e.get("control")}
+    return dict(sorted(found.items(), reverse=True))
+
+
+def _plain_cell(entry: Metrics) -> Cell:
+    """A model's own cell: temperature 1 goes without saying."""
+    cell = _cell(entry)
+    return replace(cell, temperature=None) if cell.temperature == 1 else cell
 
 
 def _cell(entry: Metrics) -> Cell:

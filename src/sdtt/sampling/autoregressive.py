@@ -1,4 +1,4 @@
-"""Texts from an autoregressive model by transformers' own generation: the baseline."""
+"""Texts from an autoregressive model, a token a pass with a cache: the baseline."""
 
 from typing import Any
 
@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from sdtt.diffusion.categorical import draw, transform
+from sdtt.diffusion.uniforms import uniforms
 from sdtt.sampling.generate import evaluating
 
 
@@ -22,40 +24,37 @@ def sample_autoregressive(
 ) -> Int[Tensor, "B L"]:
     """Texts of exactly ``length`` tokens behind one BOS, which is not returned.
 
-    Drawn by ``model.generate`` in float32 from torch's generator, seeded here and restored, so
-    rows depend on ``batch_size``. EOS does not stop a text: it separates documents, as in training.
+    Token i of sample b is the inverse distribution function of p(x_i | BOS, x_<i) at a float64
+    uniform of (seed, b): rows do not depend on the batch. EOS does not stop a text: it separates
+    documents, as in training.
 
     Args:
         model: A transformers causal language model with a BOS.
         num_samples: How many texts.
         length: Tokens of each.
-        seed: Of torch's generator.
-        temperature: Above 0.
+        seed: Of all uniforms.
+        temperature: The law is p^(1 / temperature), normalised; 0 takes the likeliest token.
         top_p: Nucleus in (0, 1].
         batch_size: Texts at a time.
 
     Raises:
-        ValueError: If the model has no BOS.
+        ValueError: If the model has no BOS, or a number is out of its range.
     """
     bos = model.config.bos_token_id
     if bos is None:
         raise ValueError(f"{type(model).__name__} has no bos_token_id to begin a text with")
+    change = transform(temperature, top_p)
     parts = []
-    devices = [model.device] if model.device.type == "cuda" else []
-    with evaluating(model), torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    with evaluating(model):
         for first in range(0, num_samples, batch_size):
-            start = torch.full((min(batch_size, num_samples - first), 1), bos, device=model.device)
-            texts = model.generate(
-                start,
-                attention_mask=torch.ones_like(start),
-                max_new_tokens=length,
-                do_sample=True,
-                temperature=temperature,
-                top_p=top_p,
-                top_k=0,
-                eos_token_id=-1,  # none: a text has its full length
-                pad_token_id=bos,
-            )
-            parts.append(texts[:, 1:])
+            names = range(first, min(first + batch_size, num_samples))
+            v = uniforms(seed, "autoregressive/token", names, length).to(model.device)
+            last = torch.full((len(names), 1), bos, device=model.device)
+            cache, tokens = None, []
+            for i in range(length):
+                out = model(input_ids=last, past_key_values=cache, use_cache=True)
+                cache = out.past_key_values
+                last = draw(change(out.logits[:, -1]), v[:, i])[:, None]
+                tokens.append(last)
+            parts.append(torch.cat(tokens, 1))
     return torch.cat(parts)

@@ -179,9 +179,8 @@ class SDTTTrainer(StreamTrainer):
         super().after_update()
         update = self.state.global_step - 1
         if self.plan.ends_at(update):
-            steps = self.plan.at(update).student_sampling_steps
             output = Path(self.args.output_dir or ".")
-            self.save_to(output / "students" / str(steps))
+            self.save_to(output / "students" / self.plan.folder_of(update))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the round to every record."""

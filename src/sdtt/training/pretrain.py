@@ -81,7 +81,16 @@ class MDLMTrainer(StreamTrainer):
 
 
 class CausalTrainer(StreamTrainer):
-    """Trains the autoregressive twin by -log p(x | BOS), in nats per token."""
+    """Trains the autoregressive twin by -log p(x | BOS), in nats per token.
+
+    Raises:
+        ValueError: If the model's config names no BOS.
+    """
+
+    def __init__(self, model: BlocksModel, *args: Any, **kwargs: Any) -> None:
+        if model.config.bos_token_id is None:
+            raise ValueError("a causal model is trained behind BOS: its config needs bos_token_id")
+        super().__init__(model, *args, **kwargs)
 
     def items(self, x: Tensor, places: list[int]) -> int:  # noqa: ARG002
         """Tokens."""
@@ -91,7 +100,6 @@ class CausalTrainer(StreamTrainer):
         """-log p of the texts, summed, in nats."""
         causal = self.accelerator.unwrap_model(self.model)
         start = torch.full_like(x[:, :1], causal.config.bos_token_id)
-        length = x.shape[1]
         every = torch.arange(x.numel(), device=x.device)
 
         def objective(hidden: Tensor, head: Any) -> Tensor:
@@ -105,7 +113,6 @@ class CausalTrainer(StreamTrainer):
             )
 
         ids = torch.cat([start, x[:, :-1]], 1)  # row i predicts token i from BOS and those before
-        assert ids.shape[1] == length
         loss: Tensor = model(input_ids=ids, rows=every, objective=objective).loss
         return loss
 
@@ -120,6 +127,9 @@ def initialise_from(model: BlocksModel, source: PreTrainedModel) -> None:
         ValueError: If a parameter is missing or has another shape.
     """
     weights = source.state_dict()
+    extra = sorted(weights.keys() - model.state_dict().keys())
+    if extra:
+        raise ValueError(f"cannot initialise from {type(source).__name__}: {extra[0]} has no place")
     for name, parameter in model.state_dict().items():
         if name not in weights:
             raise ValueError(f"cannot initialise from {type(source).__name__}: it has no {name}")

@@ -71,6 +71,15 @@ class RoundPlan:
         teacher = self.start_steps // self.teacher_steps**index
         return Round(index, teacher, teacher // self.teacher_steps)
 
+    def folder_of(self, step: int) -> str:
+        """The name of the student that the round of update ``step`` leaves: its sampling steps.
+
+        With k = 1 (self-distillation without time) these never change, so the round is named too.
+        """
+        now = self.at(step)
+        suffix = f"-round-{now.index + 1}" if self.teacher_steps == 1 else ""
+        return f"{now.student_sampling_steps}{suffix}"
+
     def ends_at(self, step: int) -> bool:
         """Whether update ``step`` (from 0) is the last of its round."""
         return (step + 1) % self.steps_per_round == 0

@@ -124,6 +124,7 @@ class StreamTrainer(Trainer, ABC):
             raise ValueError(f"max_steps must be at least 1, got {args.max_steps}")
         args.remove_unused_columns = False
         args.average_tokens_across_devices = True
+        args.dataloader_pin_memory &= args.device.type != "cpu"  # pinning needs an accelerator
         model.set_attn_implementation(args.attn_implementation)
         batch = (
             args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps

@@ -1,0 +1,21 @@
+"""What the README says, as a new user would type it."""
+
+import re
+from pathlib import Path
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_the_python_of_the_readme_runs_from_text_to_a_student(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 12
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, str(README), "exec"), {})
+    assert sorted(path.name for path in tmp_path.glob("runs/py/student/students/*")) == ["4", "8"]
+    assert "Return the" in capsys.readouterr().out
+
+
+def test_the_map_names_every_folder_of_the_package():
+    folders = {path.parent.name for path in README.parent.glob("src/sdtt/*/__init__.py")}
+    listed = set(re.findall(r"^      (\w+)/ ", README.read_text(encoding="utf-8"), flags=re.M))
+    assert listed == folders

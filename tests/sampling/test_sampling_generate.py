@@ -1,0 +1,220 @@
+import pytest
+import torch
+
+from sdtt.data.tokenizer import train_tokenizer
+from sdtt.models.exact import MarkovDenoiser, TableDenoiser
+from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
+from sdtt.sampling.generate import canvas_of, evaluating, generate, sample
+
+F64 = torch.float64
+
+
+def chain(length=12):
+    transition = torch.tensor([[0.8, 0.1, 0.1], [0.2, 0.5, 0.3], [0.1, 0.3, 0.6]], dtype=F64)
+    return MarkovDenoiser(torch.tensor([0.5, 0.3, 0.2], dtype=F64), transition, length)
+
+
+def network(vocabulary=9, **settings):
+    torch.manual_seed(0)
+    shape = {"hidden_dim": 16, "n_blocks": 2, "n_heads": 2, "model_length": 24}
+    return MDLMForMaskedLM(
+        MDLMConfig(vocab_size=vocabulary, initializer_range=0.3, **shape | settings)
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["The cat sat on the mat. The dog sat on the cat. "] * 9, 300)
+
+
+@pytest.mark.parametrize("schedule", ["log_linear", "cosine"])
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+def test_a_sample_does_not_depend_on_the_batch_size(schedule, batch_size):
+    denoiser = chain()
+    settings = {"steps": 5, "seed": 4, "schedule": schedule}
+    canvas = canvas_of(denoiser, 12, 7)
+    together = sample(denoiser, canvas, **settings, batch_size=64)
+    assert torch.equal(sample(denoiser, canvas, **settings, batch_size=batch_size), together)
+
+
+def test_a_sample_is_a_function_of_its_index_and_not_of_its_neighbours():
+    denoiser = chain()
+    together = sample(denoiser, canvas_of(denoiser, 12, 9), steps=5, seed=4)
+    later = sample(denoiser, canvas_of(denoiser, 12, 3), steps=5, seed=4, first_index=6)
+    assert torch.equal(later, together[6:])
+
+
+def test_another_rows_canvas_changes_nothing():
+    denoiser, canvas = chain(), canvas_of(chain(), 12, 4)
+    prompted = canvas.clone()
+    prompted[1, :6] = 0
+    with_prompt = sample(denoiser, prompted, steps=5)
+    without = sample(denoiser, canvas, steps=5)
+    assert torch.equal(with_prompt[[0, 2, 3]], without[[0, 2, 3]])
+
+
+def test_seeds_and_indices_give_different_texts():
+    denoiser = chain(40)
+    texts = [sample(denoiser, canvas_of(denoiser, 40, 3), steps=4, seed=seed) for seed in (0, 1)]
+    assert len(torch.cat(texts).unique(dim=0)) == 6
+
+
+def test_samples_of_many_steps_have_the_marginals_of_the_law():
+    denoiser, n = chain(6), 1_000
+    texts = sample(denoiser, canvas_of(denoiser, 6, n), steps=50, batch_size=n)
+    shares = torch.nn.functional.one_hot(texts, 3).double().mean(0)
+    law = denoiser.hidden(torch.full((1, 6), 3)).exp()
+    # 18 comparisons at 4 standard deviations
+    assert ((shares - law).abs() < 4 * (law * (1 - law) / n).sqrt()).all()
+
+
+def test_torchs_own_generator_is_left_alone():
+    before = torch.get_rng_state()
+    sample(chain(), canvas_of(chain(), 12, 2), steps=3)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_temperature_zero_takes_the_likeliest_token_of_each_law():
+    denoiser, canvas = chain(), canvas_of(chain(), 12, 5)
+    z = canvas.clone().flatten()
+
+    def check(first, step):
+        assert first == 0
+        likeliest = denoiser.hidden(z.view(5, 12), step.rows).argmax(-1)
+        assert torch.equal(step.tokens, likeliest)
+        z[step.rows] = step.tokens
+
+    filled = sample(denoiser, canvas, steps=4, temperature=0.0, on_step=check)
+    assert torch.equal(filled.flatten(), z)
+
+
+def test_a_nucleus_holds_only_its_tokens():
+    law = torch.tensor([0.1, 0.5, 0.3, 0.1], dtype=F64)
+    denoiser = TableDenoiser(law)
+    texts = sample(denoiser, canvas_of(denoiser, 1, 300), steps=1, top_p=0.6)
+    assert set(texts.flatten().tolist()) == {1, 2}
+
+
+def test_a_canvas_is_filled_whatever_its_strides():
+    denoiser, turned = chain(4), torch.full((4, 3), 3).t()
+    expected = sample(denoiser, turned.contiguous(), steps=2)
+    assert torch.equal(sample(denoiser, turned, steps=2), expected)
+
+
+def test_on_step_tells_the_first_row_of_its_batch():
+    firsts = []
+    sample(
+        chain(), canvas_of(chain(), 12, 5), steps=1, batch_size=2,
+        on_step=lambda first, _: firsts.append(first),
+    )  # fmt: skip
+    assert firsts == [0, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"temperature": -1.0}, "temperature must be"),
+        ({"top_p": 0.0}, "top_p must lie in"),
+        ({"top_p": 1.5}, "top_p must lie in"),
+        ({"schedule": "linear"}, "unknown schedule 'linear'; there are log_linear, cosine"),
+    ],
+)
+def test_a_setting_out_of_its_range_is_refused(settings, says):
+    with pytest.raises(ValueError, match=says):
+        sample(chain(), canvas_of(chain(), 12), **{"steps": 3} | settings)
+
+
+def test_a_canvas_is_prompt_masks_suffix():
+    assert canvas_of(chain(), 6, 2, prompt=[0, 1], suffix=[2]).tolist() == [[0, 1, 3, 3, 3, 2]] * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"length": 0}, "length must be at least 1, got 0"),
+        ({"prompt": [0] * 9, "suffix": [0] * 4}, "has 13 tokens, more than the text's 12"),
+        ({"prompt": [3]}, "unknown id 3"),
+        ({"suffix": [3]}, "unknown id 3"),
+        ({"prompt": [-1]}, "unknown id -1"),
+        ({"prompt": [7], "vocab_size": 4}, "unknown id 7"),
+    ],
+)
+def test_a_prompt_that_no_text_has_is_refused(settings, says):
+    with pytest.raises(ValueError, match=says):
+        canvas_of(chain(), **{"length": 12} | settings)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluating_gives_the_mode_back_even_after_an_error(training):
+    model = network().train(training)
+    modes = []
+
+    def fail():
+        with evaluating(model):
+            modes.extend(module.training for module in model.modules())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert not any(modes)
+    assert all(module.training == training for module in model.modules())
+
+
+def test_a_student_samples_without_dropout():
+    model = network(dropout=0.5)
+    canvas = canvas_of(model, 24, 2)
+    quiet = sample(model.eval(), canvas, steps=6)
+    in_training = sample(model.train(), canvas, steps=6)
+    assert torch.equal(in_training, quiet)
+    assert model.training
+
+
+def test_sampling_leaves_no_gradient_graph():
+    model, grad_modes = network(), []
+    sample(
+        model, canvas_of(model, 24), steps=1,
+        on_step=lambda *_: grad_modes.append(torch.is_grad_enabled()),
+    )  # fmt: skip
+    assert grad_modes == [False]
+
+
+def test_mask_is_never_a_token_of_a_sample():
+    model = network(mask_token_id=4)
+    with torch.no_grad():
+        model.backbone.output_layer.linear.bias[4] = 100.0
+    assert (sample(model, canvas_of(model, 24, 4), steps=3) != 4).all()
+
+
+def test_generated_texts_hold_the_prompt_at_the_front_and_the_suffix_at_the_end(tokenizer):
+    model = network(len(tokenizer), mask_token_id=tokenizer.mask_token_id)
+    texts = generate(
+        model, tokenizer, steps=4, num_samples=3, prompt="The cat sat", suffix=" the mat."
+    )
+    assert len(texts) == 3
+    assert all(text.startswith("The cat sat") for text in texts)
+    assert all(text.endswith(" the mat.") for text in texts)
+    assert tokenizer.mask_token not in "".join(texts)
+
+
+def test_a_prompt_that_spells_a_special_token_is_plain_text(tokenizer):
+    model = network(len(tokenizer), mask_token_id=tokenizer.mask_token_id, model_length=40)
+    (text,) = generate(model, tokenizer, steps=2, prompt=f"a {tokenizer.mask_token} b")
+    assert text.startswith(f"a {tokenizer.mask_token} b")
+
+
+def test_generate_takes_the_settings_of_sample(tokenizer):
+    model = network(len(tokenizer), mask_token_id=tokenizer.mask_token_id)
+    first, again, other = (
+        generate(model, tokenizer, steps=4, length=9, seed=seed) for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        generate(model, tokenizer, steps=0)
+
+
+def test_a_text_longer_than_the_model_is_refused(tokenizer):
+    model = network(len(tokenizer))
+    with pytest.raises(ValueError, match="length 25 is more than the model's 24"):
+        generate(model, tokenizer, steps=2, length=25)
