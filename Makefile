@@ -21,7 +21,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(FOR_TESTS)  ## pretrain, distil, sample and report on this machine: runs/demo/report.md
-	$(BIN)/sdtt demo --output runs/demo
+	$(BIN)/sdtt demo --output runs/demo --overwrite
 
 test: $(FOR_TESTS)  ## the test suite, without the slow and gpu tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -60,6 +60,9 @@ ROLLOUT = "diffusion/test_diffusion_rollout.py::test_"
 ANCESTRAL = "sampling/test_sampling_ancestral.py::test_"
 GENERATE = "sampling/test_sampling_generate.py::test_"
 
+DISTILL = "training/test_training_distill.py::test_"
+RESTART = "training/test_training_restart.py::test_"
+
 MUTANTS = [
     Mutant(
         "draw in float32",
@@ -351,6 +354,43 @@ MUTANTS = [
         "return x * (1 + scale) + shift",
         "return x * (1 + shift) + scale",
         ("models/test_models_mdlm.py::test_the_network_is_the_published_one_written_out",),
+    ),
+    Mutant(
+        "a fresh modulation is not zero",
+        "models/blocks.py",
+        "isinstance(module, Modulation) or (module is head and flat_head)",
+        "module is head and flat_head",
+        (
+            "models/test_models_mdlm.py::test_the_blocks_of_a_fresh_conditioned_model_are_the_identity",
+        ),
+    ),
+    Mutant(
+        "the loss is normalised by the micro-batch",
+        "training/trainer.py",
+        "        if num_items_in_batch is None:\n            num_items_in_batch",
+        "        if True:\n            num_items_in_batch",
+        (DISTILL + "eight_micro_batches_of_one_are_one_batch_of_eight_across_a_round",),
+    ),
+    Mutant(
+        "a student becomes its own teacher at every update",
+        "training/distill.py",
+        "        now = self.round.index\n        if now == self.teacher_round:",
+        "        now = self.round.index\n        if self.state.global_step == 0:",
+        (DISTILL + "the_teacher_of_the_first_round_is_the_one_that_was_given",),
+    ),
+    Mutant(
+        "the teacher is not loaded on resume",
+        "training/distill.py",
+        "        safetensors.torch.load_model(self.teacher, str(Path(checkpoint) / TEACHER))",
+        "        pass",
+        (RESTART + "a_distillation_taken_up_again_ends_as_one_that_was_never_stopped",),
+    ),
+    Mutant(
+        "a checkpoint without a manifest counts",
+        "training/state.py",
+        '        return f"{checkpoint} is incomplete: its saving did not finish (no {MANIFEST})"',
+        "        return None",
+        (RESTART + "a_damaged_checkpoint_is_refused_by_name",),
     ),
 ]
 

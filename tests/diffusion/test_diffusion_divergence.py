@@ -59,7 +59,7 @@ def test_a_constant_added_to_the_scores_changes_nothing(name):
 def test_a_law_does_not_differ_from_itself(name):
     student = scores(32, 9)
     value = DIVERGENCES[name](student, student + 5)
-    assert value.abs().max().item() < 1e-15 * 100
+    assert value.abs().max().item() < 1e-13
 
 
 def test_two_laws_that_differ_are_apart(name):
@@ -114,13 +114,18 @@ def test_excluded_columns_add_nothing_to_value_or_gradient(name):
     torch.testing.assert_close(wide.grad, plain.grad)
 
 
-@pytest.mark.parametrize(("kl", "due"), [(forward_kl, math.log(2)), (jsd, BY_HAND["jsd"] * 0)])
-def test_a_token_that_only_the_student_allows_gives_a_finite_value_and_gradient(kl, due):
+ONLY_THE_FIRST = {
+    forward_kl: math.log(2),
+    # the mean of the two laws is (3/4, 1/8, 1/8)
+    jsd: (math.log(2 / 3) / 2 + math.log(2) / 2 + math.log(4 / 3)) / 2,
+}
+
+
+@pytest.mark.parametrize("divergence", ONLY_THE_FIRST)
+def test_a_token_that_only_the_student_allows_gives_a_finite_value_and_gradient(divergence):
     student = log(1 / 2, 1 / 4, 1 / 4).requires_grad_()
-    value = kl(student, log(1, 0, 0))
-    if kl is jsd:  # m = (3/4, 1/8, 1/8)
-        due = (math.log(2 / 3) / 2 + math.log(2) / 2 + math.log(4 / 3)) / 2
-    assert value.item() == pytest.approx(due, abs=1e-15)
+    value = divergence(student, log(1, 0, 0))
+    assert value.item() == pytest.approx(ONLY_THE_FIRST[divergence], abs=1e-15)
     value.sum().backward()
     assert student.grad.isfinite().all()
 

@@ -1,8 +1,7 @@
-"""The main job by its own commands, small: text -> judge, teacher -> students -> samples, records."""
+"""The main job by its own commands, small: text, judge, teacher, students, samples, records."""
 
 import json
 import lzma
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -37,7 +36,7 @@ def folder(tmp_path_factory):
     home = tmp_path_factory.mktemp("main-job")
     texts = home / "texts"
     texts.mkdir()
-    words = "the small cat saw a red bird and the bird saw the small red cat in a tree".split()
+    words = ("the", "small", "cat", "saw", "a", "red", "bird", "and", "in", "tree", "sang")
     stories = [
         " ".join(words[(i * k + k) % len(words)] for k in range(120)) + ".\n" for i in range(40)
     ]

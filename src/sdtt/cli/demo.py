@@ -46,21 +46,21 @@ CONTROL_TEMPERATURES = 3.5
 BATCH = 16
 """Texts an update: at so few tokens many small updates learn more than few large ones."""
 
-TIME = {"judge": 0.20, "initial": 0.12, "teacher": 0.26, "distill": 0.20}
+TIME = {"judge": 0.20, "initial": 0.13, "teacher": 0.31, "distill": 0.16}
 """Shares of the time; what is left measures."""
 
 DISTILL: dict[str, Any] = {
     "rounds": 2,
-    "teacher_steps": 2,
-    "start_steps": 16,
+    "teacher_steps": 4,
+    "start_steps": 64,
     "learning_rate": 3e-4,
     "ema_decay": 0.0,
 }
-"""Late rounds alone: the early ones carry hardly any signal (docs/decisions.md)."""
+"""64 -> 16 -> 4 steps: few rounds of large steps, for small ones carry no signal (docs/demo.md)."""
 
 PROBE_UPDATES = 6
-SDTT_COST = 1.7
-"""An SDTT update with k = 2 over a pretraining update, measured on two CPU cores."""
+SDTT_COST = 2.5
+"""An SDTT update with k = 4 over a pretraining update, measured on two CPU cores."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class DemoSettings:
         default="python-docs", metadata={"help": "text; the default needs no download"}
     )
     minutes: float = field(
-        default=6.5, metadata={"help": "time to fill; the updates follow from the probed speed"}
+        default=7.0, metadata={"help": "time to fill; the updates follow from the probed speed"}
     )
     seed: int = field(default=0, metadata={"help": "of everything"})
     overwrite: bool = field(
@@ -129,6 +129,7 @@ class Models:
     """What is measured, and by whom; students by round, from 1."""
 
     judge: Any
+    autoregressive: Any
     teacher: Any
     students: dict[int, Any]
 
@@ -254,7 +255,7 @@ def _train_all(
     }
     for model in students.values():
         model.set_attn_implementation("eager")
-    return Models(judge, teacher, students), updates
+    return Models(judge, initial, teacher, students), updates
 
 
 def _run(trainer: StreamTrainer, name: str, clock: Clock) -> None:
@@ -294,7 +295,7 @@ def _measure_all(
                     advance(1)
         length = text.shape["model_length"]
         drawn = sample_autoregressive(
-            judge, num_samples=how.num_samples, length=length, seed=settings.seed
+            models.autoregressive, num_samples=how.num_samples, length=length, seed=settings.seed
         )
         metrics["ar"] = measure(drawn.tolist(), judge)
         metrics["data"] = measure(text.validation[: how.num_samples].tolist(), judge)
@@ -347,7 +348,8 @@ def _settings(settings: DemoSettings, text: Text, models: Models, how: Sampling)
         "seed": settings.seed,
         "sampler": "ancestral",
         "draw_dtype": "float64",
-        "judge": "causal model trained on the same text, not the one the teacher started from",
+        "judge": "a causal model of the same text that made nothing of what it judges",
+        "autoregressive": "the causal model that the teacher started from",
         "versions": {
             "sdtt": __version__,
             "torch": torch.__version__,

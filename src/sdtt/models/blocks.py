@@ -127,6 +127,10 @@ class TokenEmbedding(nn.Module):
         return nn.functional.embedding(ids, self.embedding)
 
 
+class Modulation(nn.Linear):
+    """Shifts, scales and gates of a condition; 0 in a fresh model (adaLN-zero, DiT sec. 3.2)."""
+
+
 class ConstantCondition(nn.Module):
     """The adaLN input of published checkpoints: a sinusoidal embedding of sigma = 0 and an MLP."""
 
@@ -199,7 +203,7 @@ class Block(GradientCheckpointingLayer):
         )
         self.dropout = nn.Dropout(config.dropout)
         if config.conditioning == "constant":
-            self.adaLN_modulation = nn.Linear(config.cond_dim or 0, 6 * width)
+            self.adaLN_modulation = Modulation(config.cond_dim or 0, 6 * width)
 
     def forward(
         self,
@@ -259,7 +263,7 @@ class OutputLayer(nn.Module):
         self.norm_final = nn.LayerNorm(config.hidden_dim, bias=False)
         self.linear = nn.Linear(config.hidden_dim, config.vocab_size)
         if config.conditioning == "constant":
-            self.adaLN_modulation = nn.Linear(config.cond_dim or 0, 2 * config.hidden_dim)
+            self.adaLN_modulation = Modulation(config.cond_dim or 0, 2 * config.hidden_dim)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
         """The normalised rows that the head takes."""
@@ -341,16 +345,14 @@ class BlocksModel(PreTrainedModel):
         normal: Callable[[Tensor], Tensor] = partial(
             init.normal_, std=self.config.initializer_range
         )
+        head = self.backbone.output_layer.linear
+        flat_head = self.config.conditioning == "constant" and not self.config.tie_word_embeddings
         if isinstance(module, nn.Linear):
-            normal(module.weight)
+            zero = isinstance(module, Modulation) or (module is head and flat_head)
+            (init.zeros_ if zero else normal)(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
         elif isinstance(module, TokenEmbedding):
             normal(module.embedding)
-        if self.config.conditioning == "constant" and isinstance(module, Block | OutputLayer):
-            init.zeros_(module.adaLN_modulation.weight)
-            init.zeros_(module.adaLN_modulation.bias)
-            if isinstance(module, OutputLayer) and not self.config.tie_word_embeddings:
-                init.zeros_(module.linear.weight)

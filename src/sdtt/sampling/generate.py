@@ -66,6 +66,8 @@ def sample(
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if schedule not in SCHEDULES:
         raise ValueError(f"unknown schedule {schedule!r}; there are {', '.join(SCHEDULES)}")
     change = transform(temperature, top_p)
