@@ -21,7 +21,7 @@ os.environ |= {
 # One thread a worker under xdist; else two, so that sums are added in the same order anywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
-install_import_hook("sdtt", "beartype.beartype")
+install_import_hook("sdtt", "typecheck.check")
 
 from sdtt.models.causal import CausalConfig  # noqa: E402 - behind the hook
 from sdtt.models.mdlm import MDLMConfig  # noqa: E402
