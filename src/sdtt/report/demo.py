@@ -33,7 +33,7 @@ HOW_IT_WAS_MEASURED = (
     "* **Steps**: passes of the model that a sample takes. The autoregressive model takes one a"
     " token; real text takes none.\n"
     "* **Ratio**: the student's perplexity over its control's; the column before it is the standard"
-    " error of their difference, where known.\n"
+    " error of their difference, where known, with what the chance in the matched entropies adds.\n"
     f"* **Better, worse**: said only where the entropies are within {ENTROPY_TOLERANCE:g} nats and"
     f" the perplexities differ by more than {NOISE:g} such standard errors."
 )
