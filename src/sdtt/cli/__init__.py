@@ -10,8 +10,8 @@ known:
 
     COMMAND = command(distill, withhold={"output_dir"}, example="sdtt distill --model M ...")
 
-The module is imported when its verb is called, so `sdtt --help` costs neither torch nor
-transformers. Results go to stdout; errors, notes and progress to stderr (`sdtt.cli.console`). Exit
+The module is imported when its verb is called, so `sdtt --help` costs no more than
+`import sdtt`. Results go to stdout; errors, notes and progress to stderr (`sdtt.cli.console`). Exit
 codes: 0, 2 for what the user can mend, 1 for a fault of ours, 130 when interrupted.
 """
 
@@ -49,7 +49,7 @@ PANEL = "Verbs, in the order of use"
 HELP = "Distil masked diffusion language models to write the same text in fewer steps."
 EPILOG = """Example:
   sdtt distill --model MODEL --data DATA --output RUN
-  sdtt generate --model RUN --steps 16 --num-samples 4 --seed 1
+  sdtt generate --model RUN/students/32 --steps 32 --num-samples 4 --seed 1
 
 Options of a verb: sdtt VERB --help"""
 

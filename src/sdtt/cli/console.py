@@ -67,6 +67,9 @@ def describe(error: BaseException) -> tuple[str, int]:
     if "No space left on device" in str(error):  # also the text of safetensors' own exception
         path = getattr(error, "filename", None)
         return f"no space left on the disk{f' that holds {path}' if path else ''}", USER_ERROR
+    if isinstance(error, RuntimeError) and "inline_container" in str(error):  # torch.save failed
+        words = "writing a checkpoint failed: the disk is probably full\nearlier ones stay good"
+        return words, USER_ERROR
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return f"out of memory: {_two_lines(error)}\na smaller batch needs less", USER_ERROR
     if isinstance(error, OSError) and error.errno is not None:

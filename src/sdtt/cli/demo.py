@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallba
 from transformers.utils import logging
 
 from sdtt import __version__
-from sdtt.cli.console import progress
+from sdtt.cli.console import note, progress
 from sdtt.cli.options import command, resolved
 from sdtt.cli.run_folder import RunFolder, prepare, save_config
 from sdtt.cli.train import QUIET, run_training
@@ -289,9 +289,12 @@ def _measure_all(
                     advance(1)
                 for steps in CONTROL_STEPS:
                     row = rows[str(steps)]
-                    row["control"] = measure_control(
-                        models.teacher, steps, row["entropy"], judge, how
-                    )
+                    try:
+                        row["control"] = measure_control(
+                            models.teacher, steps, row["entropy"], judge, how
+                        )
+                    except ValueError as error:
+                        note(f"round {number}, {steps} steps: {error}")
                     advance(1)
         length = text.shape["model_length"]
         drawn = sample_autoregressive(
@@ -327,7 +330,7 @@ def _affordable(models: Models, clock: Clock) -> int:
     each = passes(STUDENT_STEPS) + CONTROL_TEMPERATURES * passes(CONTROL_STEPS)
     total = passes(TEACHER_STEPS) + len(models.students) * each + 3 * length
     affordable: float = clock.left / (pass_seconds * total)
-    return int(min(max(affordable // 64 * 64, 64), 512))
+    return int(min(max(affordable // 16 * 16, 64), 512))
 
 
 def _settings(settings: DemoSettings, text: Text, models: Models, how: Sampling) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from sdtt.cli.console import note
 from sdtt.cli.options import Given, command, resolved
 from sdtt.cli.pretrain import TextSettings
 from sdtt.cli.run_folder import RunFolder
-from sdtt.cli.train import MAY_DIFFER, QUIET, WITHHELD, run_training, validate
+from sdtt.cli.train import MAY_DIFFER, QUIET, WITHHELD, run_training, spare, validate
 from sdtt.models.checkpoints import load_model, load_tokenizer_of
 from sdtt.training.distill import SDTTConfig, SDTTTrainer
 
@@ -30,8 +30,9 @@ def distill(settings: DistillSettings, run: RunFolder, training: Given[SDTTConfi
     tokenizer = load_tokenizer_of(settings.model)
     model = load_model(settings.model, dtype=torch.float32)
     blocks = settings.blocks(tokenizer, model.config.model_length)
-    run.open(resolved(settings, run, training), verb="distill", may_differ=MAY_DIFFER)
     trainer = SDTTTrainer(model, args=args, train_dataset=blocks.train, processing_class=tokenizer)
+    spare(run, settings.model)
+    run.open(resolved(settings, run, training), verb="distill", may_differ=MAY_DIFFER)
     run_training(trainer, run, "distill")
     validate(trainer, blocks.validation)
     students = [

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -13,8 +14,17 @@ from sdtt.cli.console import note, progress
 from sdtt.cli.options import command
 from sdtt.data.packing import load_blocks
 from sdtt.evaluation.nelbo import validation_nelbo
-from sdtt.evaluation.suite import Record, Sampling, measure, measure_control, measure_model
-from sdtt.models.checkpoints import load_model, load_tokenizer_of
+from sdtt.evaluation.suite import (
+    Record,
+    Sampling,
+    measure,
+    measure_control,
+    measure_model,
+    without_nan,
+)
+from sdtt.models.checkpoints import load_model, load_tokenizer_of, on_accelerator
+
+Retokenise = Callable[[list[list[int]]], list[list[int]]]
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,13 @@ class EvaluateSettings:
     )
     data: str | None = field(
         default=None, metadata={"help": "text for the model's NELBO on its held-out part"}
+    )
+    text_column: str = field(
+        default="text", metadata={"help": "of --data, as it was in pretraining"}
+    )
+    unwrap: bool = field(default=False, metadata={"help": "of --data, as it was in pretraining"})
+    validation_fraction: float = field(
+        default=0.05, metadata={"help": "of --data, as it was in pretraining: the same split"}
     )
     overwrite: bool = field(
         default=False, metadata={"help": "replace --output if it is there", "flag_only": True}
@@ -66,6 +83,7 @@ def evaluate(settings: EvaluateSettings, sampling: Sampling) -> None:
         )
     logging.disable_progress_bar()
     judge = load_model(settings.judge, causal=True)
+    judge.to(torch.accelerator.current_accelerator() or "cpu")
     tokenizer = load_tokenizer_of(settings.judge)
     rows = (
         _of_file(settings.samples, judge, tokenizer, sampling)
@@ -86,24 +104,56 @@ def _of_model(
     settings: EvaluateSettings, judge: Any, judge_tokenizer: PreTrainedTokenizerBase, how: Sampling
 ) -> Iterator[Record]:
     assert settings.model is not None
-    model, tokenizer = load_model(settings.model), load_tokenizer_of(settings.model)
-    teacher = None if settings.teacher is None else load_model(settings.teacher)
+    tokenizer = load_tokenizer_of(settings.model)
+    model = on_accelerator(load_model(settings.model))
+    how = replace(how, length=how.length or model.config.max_position_embeddings)
+    teacher = None if settings.teacher is None else _teacher(settings.teacher, tokenizer)
     retokenise = _retokeniser(tokenizer, judge_tokenizer, judge)
     if settings.data is not None:
-        blocks = load_blocks(settings.data, tokenizer, how.length or model.config.model_length)
+        blocks = load_blocks(
+            settings.data,
+            tokenizer,
+            model.config.max_position_embeddings,
+            validation_fraction=settings.validation_fraction,
+            text_column=settings.text_column,
+            unwrap=settings.unwrap,
+        )
         bound = validation_nelbo(model, blocks.validation, device=model.device, seed=how.seed)
-        yield {"kind": "nelbo", "model": str(settings.model), "data": settings.data, **vars(bound)}
+        record = without_nan({"data": settings.data, **vars(bound)})
+        yield {"kind": "nelbo", "model": str(settings.model), **record}
     with progress(len(settings.steps), "evaluate", "rows") as advance:
         for steps in settings.steps:
             record, _ = measure_model(model, steps, judge, how, retokenise=retokenise)
             yield {"kind": "model", "model": str(settings.model), **record}
             if teacher is not None:
-                entropy = record["entropy"]
-                control = measure_control(
-                    teacher, steps, entropy, judge, how, retokenise=retokenise
-                )
-                yield {"kind": "control", "model": str(settings.teacher), **control}
+                yield _control(settings, teacher, record, judge, how, retokenise)
             advance(1)
+
+
+def _teacher(source: Path, tokenizer: PreTrainedTokenizerBase) -> Any:
+    if load_tokenizer_of(source).get_vocab() != tokenizer.get_vocab():
+        raise ValueError(
+            f"--teacher {source} has another vocabulary than --model: no control of it"
+        )
+    return on_accelerator(load_model(source))
+
+
+def _control(
+    settings: EvaluateSettings,
+    teacher: Any,
+    record: Record,
+    judge: Any,
+    how: Sampling,
+    retokenise: Retokenise | None,
+) -> Record:
+    """The control of a row, or why there is none: an unmatched one must not cost the others."""
+    who = {"kind": "control", "model": str(settings.teacher)}
+    steps, entropy = record["steps"], record["entropy"]
+    try:
+        control = measure_control(teacher, steps, entropy, judge, how, retokenise=retokenise)
+    except ValueError as error:
+        return who | {"steps": steps, "matched_entropy": entropy, "error": str(error)}
+    return who | control
 
 
 def _of_file(
@@ -117,12 +167,19 @@ def _of_file(
             raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
         if not isinstance(entry, dict) or not {"ids", "text"} & entry.keys():
             raise ValueError(f"{path}, line {number}: needs a field 'text' or 'ids'")
-        if "text" in entry:
-            texts.append(_encode(tokenizer, entry["text"]))
-        else:
-            texts.append(entry["ids"])
+        texts.append(_ids(entry, tokenizer, f"{path}, line {number}"))
     record = measure(texts, judge, batch_size=how.batch_size)
     yield {"kind": "samples", "samples": str(path), **record}
+
+
+def _ids(entry: dict[str, Any], tokenizer: PreTrainedTokenizerBase, where: str) -> list[int]:
+    """Ids as they were drawn where they are given, since text has lost its special tokens."""
+    ids, text = entry.get("ids"), entry.get("text")
+    if isinstance(ids, list) and all(type(token) is int for token in ids):
+        return ids
+    if ids is None and isinstance(text, str):
+        return _encode(tokenizer, text)
+    raise ValueError(f"{where}: 'ids' must be a list of whole numbers, or 'text' a string")
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -132,9 +189,10 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def _retokeniser(
     own: PreTrainedTokenizerBase, judges: PreTrainedTokenizerBase, judge: Any
-) -> Callable[[list[list[int]]], list[list[int]]] | None:
-    """None where model and judge share their ids; else decode, and encode for the judge."""
-    if own.get_vocab() == judges.get_vocab():
+) -> Retokenise | None:
+    """None where the judge knows the model's ids, MASK aside; else decode, and encode for it."""
+    shared = judges.get_vocab()
+    if all(shared.get(w) == i for w, i in own.get_vocab().items() if i != own.mask_token_id):
         return None
     note("the judge has another tokenizer: samples are retokenised for it")
     longest = getattr(judge.config, "max_position_embeddings", None)
@@ -147,6 +205,8 @@ def _retokeniser(
 
 
 def _line(row: Record) -> str:
+    if "error" in row:
+        return f"{row['kind']:8s} {row['steps']:5d} steps  {row['error']}"
     if row["kind"] == "nelbo":
         bits = row["bits_per_byte"]
         tail = "" if bits is None else f"  {bits:.3f} bits per byte"

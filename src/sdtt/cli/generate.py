@@ -11,7 +11,7 @@ from transformers.utils import logging
 from sdtt.cli.console import progress
 from sdtt.cli.options import command
 from sdtt.diffusion.noise import SCHEDULES
-from sdtt.models.checkpoints import load_model, load_tokenizer_of
+from sdtt.models.checkpoints import load_model, load_tokenizer_of, on_accelerator
 from sdtt.sampling.ancestral import Step
 from sdtt.sampling.generate import encoded_canvas, sample
 
@@ -57,7 +57,7 @@ def generate(settings: GenerateSettings) -> None:
     logging.disable_progress_bar()
     tokenizer = load_tokenizer_of(settings.model)
     dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    model = load_model(settings.model, dtype=dtype)
+    model = on_accelerator(load_model(settings.model, dtype=dtype))
     canvas = encoded_canvas(
         model,
         tokenizer,
@@ -86,9 +86,13 @@ def generate(settings: GenerateSettings) -> None:
     texts = tokenizer.batch_decode(ids.tolist(), skip_special_tokens=True)
     common = {
         name: getattr(settings, name)
-        for name in ("steps", "seed", "temperature", "top_p", "schedule", "prompt", "suffix")
+        for name in (
+            *("steps", "seed", "temperature", "top_p", "schedule", "prompt", "suffix"),
+            *("length", "batch_size"),
+        )
     }
     common |= {"model": str(settings.model), "sampler": "ancestral", "draw_dtype": "float64"}
+    common |= {"dtype": str(model.dtype).removeprefix("torch."), "torch": torch.__version__}
     for index, (text, row) in enumerate(zip(texts, ids.tolist(), strict=True)):
         if settings.json:
             print(json.dumps({"index": index, "text": text, "ids": row, **common}))

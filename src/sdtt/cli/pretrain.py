@@ -9,7 +9,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from sdtt.cli.options import Given, command, resolved
 from sdtt.cli.run_folder import RunFolder
-from sdtt.cli.train import MAY_DIFFER, QUIET, WITHHELD, run_training, validate
+from sdtt.cli.train import MAY_DIFFER, QUIET, WITHHELD, run_training, spare, validate
 from sdtt.data.corpus import documents
 from sdtt.data.packing import SplitBlocks, load_blocks
 from sdtt.data.tokenizer import load_tokenizer, train_tokenizer
@@ -18,6 +18,7 @@ from sdtt.models.causal import CausalConfig, CausalLM
 from sdtt.models.checkpoints import check_folder, load_model, load_tokenizer_of
 from sdtt.models.mdlm import PRESETS, MDLMConfig, MDLMForMaskedLM, preset
 from sdtt.training.pretrain import CausalTrainer, MDLMTrainer, PretrainConfig, initialise_from
+from sdtt.training.state import last_complete_checkpoint
 
 
 @dataclass(frozen=True)
@@ -80,19 +81,23 @@ def pretrain(settings: PretrainSettings, run: RunFolder, training: Given[Pretrai
     The model, its tokenizer and its config are written to --output; checkpoints beside them.
     """
     args = training.make(output_dir=str(run.output), **QUIET)
-    tokenizer = _tokenizer(settings)
+    tokenizer = _tokenizer(settings, run)
     torch.manual_seed(args.seed)
     model = _model(settings, tokenizer)
     blocks = settings.blocks(tokenizer, model.config.model_length)
     trainer_type = MDLMTrainer if settings.model == "mdlm" else CausalTrainer
-    run.open(resolved(settings, run, training), verb="pretrain", may_differ=MAY_DIFFER)
     trainer = trainer_type(model, args, blocks.train, tokenizer)
+    spare(run, settings.init_from)
+    run.open(resolved(settings, run, training), verb="pretrain", may_differ=MAY_DIFFER)
     run_training(trainer, run, f"pretrain {settings.model}")
     trainer.save_to(run.output)
     validate(trainer, blocks.validation)
 
 
-def _tokenizer(settings: PretrainSettings) -> PreTrainedTokenizerBase:
+def _tokenizer(settings: PretrainSettings, run: RunFolder) -> PreTrainedTokenizerBase:
+    begun = last_complete_checkpoint(run.output)[0] if run.resume else None
+    if begun is not None:  # the ids of a run keep their meaning, whatever --data holds now
+        return load_tokenizer_of(begun)
     if settings.tokenizer is not None:
         return load_tokenizer(settings.tokenizer)
     if settings.init_from is not None:

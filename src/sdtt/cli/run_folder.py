@@ -19,7 +19,16 @@ RUN_ENTRIES = (
     "checkpoint-*",
     "students",
     "config.json",
-    "model.safetensors",
+    "generation_config.json",
+    "*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "ema",
+    "report.md",
+    "metrics.json",
+    "ladder.png",
 )
 
 

@@ -20,7 +20,12 @@ QUIET: dict[str, Any] = {"disable_tqdm": True}
 
 WITHHELD = frozenset(
     {"output_dir", "disable_tqdm", "resume_from_checkpoint", "remove_unused_columns"}
-    | {"lr_scheduler_type", "lr_scheduler_kwargs", "num_train_epochs", "label_names"}
+    | {"num_train_epochs", "label_names", "label_smoothing_factor", "data_seed"}
+    | {"save_only_model", "ignore_data_skip", "auto_find_batch_size", "dataloader_drop_last"}
+    | {"train_sampling_strategy", "average_tokens_across_devices", "length_column_name"}
+    | {"do_train", "do_eval", "do_predict", "eval_delay", "eval_accumulation_steps"}
+    | {"eval_do_concat_batches", "eval_use_gather_object", "batch_eval_metrics"}
+    | {"include_for_metrics", "prediction_loss_only", "bf16_full_eval", "fp16_full_eval"}
     | {"per_device_eval_batch_size", "eval_strategy", "eval_steps", "eval_on_start"}
     | {"load_best_model_at_end", "metric_for_best_model", "greater_is_better"}
 )
@@ -40,6 +45,20 @@ class _Advance(TrainerCallback):
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.advance(self.tokens_per_update)
+
+
+def spare(run: RunFolder, source: Path | None) -> None:
+    """Refuses an --overwrite that would delete the model that the run reads.
+
+    Raises:
+        ValueError: If the source lies in the output folder.
+    """
+    if run.overwrite and source is not None:
+        inside = source.resolve().is_relative_to(run.output.resolve())
+        if inside:
+            raise ValueError(
+                f"--overwrite would delete {source}, which this run reads; choose another --output"
+            )
 
 
 def run_training(trainer: StreamTrainer, run: RunFolder, description: str) -> None:

@@ -158,10 +158,11 @@ def _resolve_folder(folder: Path) -> list[Path | str]:
         for path in folder.rglob("*")
         if path.is_file() and not any(n.startswith(".") for n in path.relative_to(folder).parts)
     )
-    # a table's folder may well hold a README.txt, which is not the corpus
-    if any(path.suffix in _TABLES for path in inside):
-        return [str(folder)]
     files: list[Path | str] = [path for path in inside if file_format(path)]
+    # a table's folder may well hold a README.txt, which is not the corpus
+    only_notes = all(Path(path).stem.upper().startswith("README") for path in files)
+    if only_notes and any(path.suffix in _TABLES for path in inside):
+        return [str(folder)]
     if not files:
         raise FileNotFoundError(
             f"the folder {folder} holds no text: files must end in {FORMATS}, "

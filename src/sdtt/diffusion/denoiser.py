@@ -84,7 +84,7 @@ def exclude(scores: Float[Tensor, "N K"], excluded_ids: tuple[int, ...]) -> Floa
     scores = scores[..., :columns]
     if not inner:
         return scores
-    return scores.index_fill(-1, scores.new_tensor(inner).long(), float("-inf"))
+    return scores.index_fill(-1, torch.tensor(inner, device=scores.device), float("-inf"))
 
 
 def hidden_of_rows(

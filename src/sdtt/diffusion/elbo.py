@@ -44,7 +44,8 @@ def nelbo_sum(
     """
     masked = is_masked(u, t, schedule).to(x.device)
     rows = masked.flatten().nonzero().squeeze(-1)
-    hidden = denoiser.hidden(mask(x, masked, denoiser.mask_token_id), rows, t=t.to(x.device))
+    z = mask(x, masked, denoiser.mask_token_id)
+    hidden = denoiser.hidden(z, rows, t=t.float().to(x.device))
     weights = nelbo_weight(t, schedule).float().to(x.device)[rows // x.shape[1]]
     return tiled_cross_entropy(
         hidden, denoiser.head, x.flatten()[rows], weights, excluded_ids=denoiser.excluded_ids

@@ -64,7 +64,7 @@ def rollout(
         rows = order[decided.flatten()[order] == i]
         if len(rows) == 0:
             continue
-        hidden.append(hidden_of_rows(teacher, z, rows, times[:, i].to(z.device)))
+        hidden.append(hidden_of_rows(teacher, z, rows, times[:, i].float().to(z.device)))
         where.append(rows)
         if i < passes - 1:  # the law is the target, the draw only leads on (SDTT, Algorithm 1)
             tokens = draw(teacher.logits(hidden[-1]), v.flatten()[rows.to(v.device)])

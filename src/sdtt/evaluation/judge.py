@@ -97,9 +97,15 @@ def judge_perplexity(judge: Any, texts: Sequence[Ids], *, batch_size: int = 64) 
     if prepend_bos and judge.config.bos_token_id is None:
         raise ValueError("the judge scores behind BOS: its config needs bos_token_id")
     size = judge.config.vocab_size
+    longest = getattr(judge.config, "max_position_embeddings", None)
     for index, text in enumerate(texts):
         if len(text) < (1 if prepend_bos else 2):
             raise ValueError(f"sample {index} has {len(text)} tokens: too few to be judged")
+        if longest is not None and len(text) > longest:
+            raise ValueError(
+                f"sample {index} has {len(text)} tokens, more than the {longest} of the judge; "
+                "use shorter samples or another judge"
+            )
         unknown = [token for token in text if not 0 <= token < size]
         if unknown:
             raise ValueError(

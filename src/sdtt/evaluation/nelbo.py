@@ -40,7 +40,7 @@ def validation_nelbo(
     *,
     seed: int = 0,
     max_blocks: int = 512,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
 ) -> Nelbo:
     """One stratified draw of t for each text, over the first ``max_blocks`` texts.
 
@@ -49,11 +49,12 @@ def validation_nelbo(
         blocks: Texts of L ids, such as ``data.packing.Blocks``.
         seed: Of times and masks, so that models are compared under the same noise.
         max_blocks: How many texts at most.
-        device: Where the denoiser is.
+        device: Where the denoiser is; its own ``device`` by default.
 
     Raises:
         ValueError: If there is no text.
     """
+    place = device or getattr(denoiser, "device", "cpu")
     count = min(len(blocks), max_blocks)
     if count == 0:
         raise ValueError("there is no validation text: not one whole block")
@@ -63,7 +64,7 @@ def validation_nelbo(
     with evaluating(denoiser):
         for first in range(0, count, BATCH):
             names = range(first, min(first + BATCH, count))
-            x = blocks[first : first + len(names)].to(device)
+            x = blocks[first : first + len(names)].to(place)
             # 1 - u lies in (0, 1]: at t = 0 the weight 1/t has no value
             own = 1 - uniforms(seed, "nelbo/time", names, 1).squeeze(1)
             t = stratified_times(own, strata[first : first + len(names)], count)

@@ -1,5 +1,6 @@
 """Measurements of samples, models and controls, each a flat record with all its settings."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -44,6 +45,14 @@ class Sampling:
             raise ValueError(f"length must be at least 1, got {self.length}")
 
 
+def without_nan(record: Record) -> Record:
+    """The record with None where a number is not defined, such as an error of one sample."""
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in record.items()
+    }
+
+
 def draw_samples(
     model: Any, steps: int, how: Sampling, temperature: float | None = None
 ) -> Int[Tensor, "B L"]:
@@ -76,10 +85,13 @@ def measure(
         for_judge: The same texts in the judge's own ids, where its tokenizer is another one.
     """
     judgement = judge_perplexity(judge, for_judge or texts, batch_size=batch_size)
-    return {
+    record = {
         "perplexity": judgement.perplexity,
         "perplexity_se": judgement.perplexity * judgement.nll_se,
         **asdict(diversity(texts)),
+    }
+    return {
+        **without_nan(record),
         "num_samples": len(texts),
         "tokens_judged": judgement.tokens,
         "prepended_bos": judgement.prepended_bos,

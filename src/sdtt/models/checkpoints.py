@@ -12,6 +12,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from sdtt.models.mdlm import as_denoiser
+
 
 def load_model(
     source: str | Path, *, causal: bool = False, dtype: torch.dtype | str = "auto"
@@ -30,7 +32,13 @@ def load_model(
     check_folder(source)
     auto: Any = AutoModelForCausalLM if causal else AutoModelForMaskedLM
     try:
-        model, info = auto.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        model, info = auto.from_pretrained(
+            source,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            use_safetensors=True,
+        )
     except SafetensorError as error:
         raise ValueError(f"{source}: the weights file is damaged ({error})") from error
     except (OSError, ValueError, KeyError) as error:
@@ -47,6 +55,16 @@ def load_model(
     return model.eval()
 
 
+def on_accelerator(model: Any) -> Any:
+    """The model, on the machine's accelerator where there is one, and known to be a denoiser.
+
+    Raises:
+        ValueError: If it is a masked language model that offers no ``Denoiser`` interface.
+    """
+    as_denoiser(model)
+    return model.to(torch.accelerator.current_accelerator() or "cpu")
+
+
 def load_tokenizer_of(source: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer that was saved with a model.
 
@@ -56,8 +74,9 @@ def load_tokenizer_of(source: str | Path) -> PreTrainedTokenizerBase:
     check_folder(source)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"there is no tokenizer beside the model {source}") from error
+    except Exception as error:  # tokenizers raises bare Exceptions
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"cannot load the tokenizer of the model {source}: {reason}") from error
     return tokenizer
 
 

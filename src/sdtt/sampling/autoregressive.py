@@ -48,7 +48,7 @@ def sample_autoregressive(
     with evaluating(model):
         for first in range(0, num_samples, batch_size):
             names = range(first, min(first + batch_size, num_samples))
-            v = uniforms(seed, "autoregressive/token", names, length).to(model.device)
+            v = uniforms(seed, "autoregressive/token", names, length)
             last = torch.full((len(names), 1), bos, device=model.device)
             cache, tokens = None, []
             for i in range(length):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import safetensors.torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_utils import SchedulerType
 
 from sdtt.diffusion.divergence import DIVERGENCES, tiled_divergence
 from sdtt.diffusion.noise import mask, teacher_times
@@ -44,6 +45,9 @@ class SDTTConfig(StreamConfig):
     student_dropout: float = field(
         default=0.0, metadata={"help": "dropout of the student; 0.1 in the published code"}
     )
+    lr_scheduler_type: SchedulerType | str = field(
+        default="constant_with_warmup", metadata={"help": "law of the learning rate"}
+    )
     ema_decay: float = field(
         default=0.9999, metadata={"help": "moving average of the weights, per update; 0: none"}
     )
@@ -61,7 +65,6 @@ class SDTTConfig(StreamConfig):
         if not 0 <= self.student_dropout < 1:
             raise ValueError(f"student_dropout must lie in [0, 1), got {self.student_dropout}")
         self.max_steps = self.plan.updates
-        self.lr_scheduler_type = "constant_with_warmup"
         super().__post_init__()
 
     @property

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.trainer_utils import SchedulerType
 
 from sdtt.diffusion.divergence import tiled_cross_entropy
 from sdtt.diffusion.elbo import SMALLEST_TIME, nelbo_weight
@@ -27,6 +28,9 @@ class PretrainConfig(StreamConfig):
         default=1 / 3, metadata={"help": "share of the updates, at the end, of linear decay to 0"}
     )
     adam_beta2: float = field(default=0.98, metadata={"help": "AdamW's second beta"})
+    lr_scheduler_type: SchedulerType | str = field(
+        default="warmup_stable_decay", metadata={"help": "law of the learning rate"}
+    )
 
     def __post_init__(self) -> None:
         """Warm-up, constant, linear decay to 0."""
@@ -40,8 +44,9 @@ class PretrainConfig(StreamConfig):
                 f"warmup_steps={warmup} is more than max_steps={self.max_steps}; lower the one or "
                 "raise the other"
             )
-        self.lr_scheduler_type = "warmup_stable_decay"
-        self.lr_scheduler_kwargs = {"num_decay_steps": decay, "decay_type": "linear"}
+        if self.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
+            own = {"num_decay_steps": decay, "decay_type": "linear"}
+            self.lr_scheduler_kwargs = own | dict(self.lr_scheduler_kwargs or {})
 
 
 class MDLMTrainer(StreamTrainer):

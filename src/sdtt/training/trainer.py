@@ -79,6 +79,9 @@ class StreamConfig(TrainingArguments):
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
         super().__post_init__()  # type: ignore[no-untyped-call]
+        for name in ("save_only_model", "ignore_data_skip", "auto_find_batch_size"):
+            if getattr(self, name):
+                raise ValueError(f"{name} cannot be set: a resumed run would not go on as it was")
         if self.schedule not in SCHEDULES:
             raise ValueError(
                 f"unknown schedule {self.schedule!r}; there are {', '.join(SCHEDULES)}"
@@ -123,6 +126,8 @@ class StreamTrainer(Trainer, ABC):
         if args.max_steps < 1:
             raise ValueError(f"max_steps must be at least 1, got {args.max_steps}")
         args.remove_unused_columns = False
+        if args.n_gpu > 1:  # one device a process; more of them by torchrun or accelerate launch
+            args._n_gpu = 1
         args.average_tokens_across_devices = True
         args.dataloader_pin_memory &= args.device.type != "cpu"  # pinning needs an accelerator
         model.set_attn_implementation(args.attn_implementation)
