@@ -284,3 +284,8 @@ def test_excluded_ids_at_the_end_are_sliced_off_and_others_never_are_drawn():
     assert exclude(raw, EXCLUDED)[0].tolist() == [0, 1, NEVER, 3, 4, 5]
     assert torch.equal(exclude(raw, (7,)), raw[:, :7])
     assert torch.equal(exclude(raw, ()), raw)
+
+
+def test_an_excluded_id_beyond_256_keeps_its_column_in_bfloat16():
+    scores = torch.zeros(1, 1030, dtype=torch.bfloat16)
+    assert exclude(scores, (1023,)).isneginf().nonzero().tolist() == [[0, 1023]]

@@ -226,3 +226,32 @@ def test_a_student_keeps_the_law_it_had_when_it_is_saved_in_bfloat16(folder, tmp
     again = AutoModelForMaskedLM.from_pretrained(tmp_path / "half", dtype="auto")
     assert again.dtype == torch.bfloat16
     assert torch.equal(again.head.weight, model.head.weight)
+
+
+def test_overwriting_spares_the_model_that_the_run_reads(folder):
+    weights = (folder / "teacher" / "model.safetensors").read_bytes()
+    message = refused(
+        *("distill", "--model", folder / "teacher", "--data", folder / "texts"),
+        *("--output", folder / "teacher", "--overwrite", "--rounds", "1", "--start-steps", "4"),
+    )
+    assert "choose another --output" in message
+    assert (folder / "teacher" / "model.safetensors").read_bytes() == weights
+
+
+def test_a_setting_that_would_break_a_resume_is_refused(folder, tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("save_only_model: true\n")
+    words = ("distill", "--model", folder / "teacher", "--data", folder / "texts")
+    assert "save_only_model" in refused(*words, "--output", tmp_path / "o", "--config", config)
+
+
+def test_a_control_without_a_match_does_not_cost_the_other_rows(folder, tmp_path):
+    output = tmp_path / "records.jsonl"
+    result = run(
+        *("evaluate", "--model", folder / "distill/students/4", "--steps", "2", "--top-p", "0.01"),
+        *("--temperature", "0", "--num-samples", "4", "--output", output),
+        *("--teacher", folder / "teacher", "--judge", folder / "judge"),
+    )
+    assert result.code == 0, result.err
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["kind"] for row in rows] == ["model", "control"]

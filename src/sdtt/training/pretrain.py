@@ -45,8 +45,9 @@ class PretrainConfig(StreamConfig):
                 "raise the other"
             )
         if self.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
+            given = self.lr_scheduler_kwargs  # transformers has turned JSON text into a dict
             own = {"num_decay_steps": decay, "decay_type": "linear"}
-            self.lr_scheduler_kwargs = own | dict(self.lr_scheduler_kwargs or {})
+            self.lr_scheduler_kwargs = own | (given if isinstance(given, dict) else {})
 
 
 class MDLMTrainer(StreamTrainer):
