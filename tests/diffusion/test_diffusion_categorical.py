@@ -6,7 +6,7 @@ from itertools import accumulate
 import pytest
 import torch
 
-from sdtt.diffusion.categorical import draw, temperature, top_p, transform
+from sdtt.diffusion.categorical import Transform, draw, temperature, top_p
 
 NEVER = float("-inf")
 ALMOST_ONE = 1 - 2.0**-53
@@ -119,22 +119,22 @@ def test_top_p_always_keeps_the_likeliest_token():
 
 def test_the_nucleus_is_taken_of_the_tempered_law():
     # squared and normalised (25, 9, 4) / 38: the first alone is 0.658
-    assert law_of(transform(0.5, 0.65)(log(5, 3, 2))) == [1, 0, 0]
-    assert law_of(transform(1.0, 0.65)(log(5, 3, 2))) == pytest.approx([5 / 8, 3 / 8, 0])
+    assert law_of(Transform(0.5, 0.65)(log(5, 3, 2))) == [1, 0, 0]
+    assert law_of(Transform(1.0, 0.65)(log(5, 3, 2))) == pytest.approx([5 / 8, 3 / 8, 0])
 
 
 def test_no_change_is_asked_for_and_none_is_made():
     logits = log(5, 3, 2)
-    assert torch.equal(transform()(logits), logits)
+    assert torch.equal(Transform()(logits), logits)
 
 
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
 def test_an_impossible_temperature_is_refused(value):
     with pytest.raises(ValueError, match="temperature must be a finite number of at least 0"):
-        transform(value, 1.0)
+        Transform(value, 1.0)
 
 
 @pytest.mark.parametrize("mass", [0.0, -1.0, 1.1, float("nan")])
 def test_an_impossible_nucleus_is_refused(mass):
     with pytest.raises(ValueError, match="top_p must lie in"):
-        transform(1.0, mass)
+        Transform(1.0, mass)

@@ -99,4 +99,7 @@ def test_a_saved_model_comes_back_bitwise_through_the_auto_class(model, tmp_path
     model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert type(loaded) is CausalLM
-    assert torch.equal(loaded(texts()).logits, model(texts()).logits)
+    weights, expected = loaded.state_dict(), model.state_dict()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    # kernels may depend on how memory is aligned
+    torch.testing.assert_close(loaded(texts()).logits, model(texts()).logits)

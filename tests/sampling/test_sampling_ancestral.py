@@ -5,10 +5,10 @@ from itertools import product
 import pytest
 import torch
 
-from sdtt.diffusion.categorical import transform
+from sdtt.diffusion.categorical import Transform
 from sdtt.diffusion.noise import SCHEDULES, grid
 from sdtt.models.exact import MarkovDenoiser, TableDenoiser
-from sdtt.sampling.ancestral import ancestral, reveal_steps
+from sdtt.sampling.ancestral import AncestralSettings, ancestral, reveal_steps
 
 F64 = torch.float64
 LOG_LINEAR = SCHEDULES["log_linear"]
@@ -20,10 +20,10 @@ def random_uniforms(count, length, seed=0):
     return torch.rand(2, count, length, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
-def run(denoiser, z, u, v, steps, schedule=LOG_LINEAR):
+def run(denoiser, z, u, v, steps, schedule="log_linear", counts="process"):
     """The filled canvas and the steps that filled it."""
-    how = {"steps": steps, "transform": transform(), "schedule": schedule}
-    taken = list(ancestral(denoiser, z, u, v, **how))
+    settings = AncestralSettings(steps, counts, schedule)
+    taken = list(ancestral(denoiser, z, settings, u, v, transform=Transform()))
     filled = z.flatten().clone()
     for step in taken:
         filled[step.rows] = step.tokens
@@ -89,21 +89,20 @@ def law_of_sampler(denoiser, steps, schedule):
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
 def test_three_tokens_have_the_enumerated_law_of_their_schedule(name):
     weights = torch.rand(2, 2, 2, generator=torch.Generator().manual_seed(3), dtype=F64) ** 3 + 0.02
-    denoiser, schedule = TableDenoiser(weights / weights.sum()), SCHEDULES[name]
-    law = law_of_sampler(denoiser, 3, schedule)
+    denoiser = TableDenoiser(weights / weights.sum())
+    law = law_of_sampler(denoiser, 3, SCHEDULES[name])
     assert law.sum().item() == pytest.approx(1, abs=1e-12)
     canvas = torch.full((20_000, 3), 2)
-    texts, _ = run(denoiser, canvas, *random_uniforms(20_000, 3, seed=1), 3, schedule)
+    texts, _ = run(denoiser, canvas, *random_uniforms(20_000, 3, seed=1), 3, name)
     assert p_value(counts_of(texts, denoiser.law), law) > LEVEL
 
 
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
 def test_each_step_reveals_its_share_of_the_positions(name, blind):
-    schedule = SCHEDULES[name]
     canvas = torch.full((20, 1_000), 2)
-    _, taken = run(blind([0.5, 0.5]), canvas, *random_uniforms(20, 1_000), 8, schedule)
+    _, taken = run(blind([0.5, 0.5]), canvas, *random_uniforms(20, 1_000), 8, name)
     counts = torch.tensor([len(step.rows) for step in taken])
-    due = schedule.alpha(grid(8)).diff()
+    due = SCHEDULES[name].alpha(grid(8)).diff()
     assert [step.index for step in taken] == list(range(8))
     assert p_value(counts, due) > LEVEL
 
@@ -124,7 +123,8 @@ def test_one_of_1024_steps_over_50000_flat_tokens_reveals_39_of_40000(blind):
     texts, length = 4, 40_000
     canvas = torch.full((texts, length), 50_000)
     u, v = random_uniforms(texts, length)
-    step = next(ancestral(flat, canvas, u, v, steps=1024, transform=transform()))
+    settings = AncestralSettings(1024)
+    step = next(ancestral(flat, canvas, settings, u, v, transform=Transform()))
     due = texts * length / 1024  # 156.25: float32 Gumbel noise reveals one in forty of them
     assert step.index == 0
     assert abs(len(step.rows) - due) < 4 * math.sqrt(due)
@@ -193,11 +193,11 @@ def test_a_text_without_masks_costs_no_pass(blind):
 
 def test_a_pass_holds_only_texts_that_reveal_something(blind):
     watched = Watched(blind([0.5, 0.5]))
-    canvas = torch.full((50, 2), 2)
-    u, v = random_uniforms(50, 2)
+    canvas = torch.tensor([[0, 2, 2]]).repeat(50, 1)  # with a prompt: no text is blank
+    u, v = random_uniforms(50, 3)
     run(watched, canvas, u, v, 10)
     texts_by_step = Counter(
-        step for row in reveal_steps(u, 10, LOG_LINEAR).tolist() for step in set(row)
+        step for row in reveal_steps(u, 10, LOG_LINEAR)[:, 1:].tolist() for step in set(row)
     )
     assert [len(z) for z in watched.canvases] == [n for _, n in sorted(texts_by_step.items())]
 

@@ -4,7 +4,8 @@ import torch
 from sdtt.data.tokenizer import train_tokenizer
 from sdtt.models.exact import MarkovDenoiser, TableDenoiser
 from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
-from sdtt.sampling.generate import canvas_of, evaluating, generate, sample
+from sdtt.sampling.canvas import canvas_of
+from sdtt.sampling.generate import evaluating, generate, sample
 
 F64 = torch.float64
 

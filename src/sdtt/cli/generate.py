@@ -1,104 +1,251 @@
 """`sdtt generate`: text from a model."""
 
 import json
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from sdtt.cli.console import progress
+from sdtt.cli.console import is_first_process, progress
 from sdtt.cli.options import command
-from sdtt.diffusion.noise import SCHEDULES
+from sdtt.cli.watch import frames, replay
 from sdtt.models.checkpoints import load_model, load_tokenizer_of, on_accelerator
-from sdtt.sampling.ancestral import Step
-from sdtt.sampling.generate import encoded_canvas, sample
+from sdtt.sampling.autoregressive import sample_autoregressive
+from sdtt.sampling.canvas import Canvas, encode, encoded_canvas, pad_id_of
+from sdtt.sampling.generate import sample, stop_ids_of, texts_of
+from sdtt.sampling.reveal import Step
+from sdtt.sampling.settings import SampleSettings
 
 
 @dataclass(frozen=True)
 class GenerateSettings:
-    """What is written."""
+    """What is written, and how it is shown."""
 
     model: Path = field(metadata={"help": "folder of the model"})
-    steps: int = field(default=64, metadata={"help": "steps of the sampler, each one pass at most"})
-    num_samples: int = field(default=1, metadata={"help": "how many texts"})
-    seed: int = field(default=0, metadata={"help": "sample i is a function of seed and i"})
+    num_samples: int = field(default=1, metadata={"help": "how many texts for each prompt"})
     prompt: str = field(default="", metadata={"help": "text that stands at the front"})
+    prompts: Path | None = field(
+        default=None, metadata={"help": "file with one prompt a line, instead of --prompt"}
+    )
     suffix: str = field(
         default="", metadata={"help": "text that stands at the end: the middle is filled in"}
     )
-    temperature: float = field(default=1.0, metadata={"help": "the law is p^(1 / temperature)"})
-    top_p: float = field(default=1.0, metadata={"help": "nucleus, in (0, 1]; 1 keeps all tokens"})
+    infill: str | None = field(
+        default=None, metadata={"help": 'the whole text, [n] for n free tokens: "Once [8] after."'}
+    )
+    force: tuple[str, ...] = field(
+        default=(), metadata={"help": "tokens at places, such as 0=17 or -1=0"}
+    )
     length: int | None = field(
         default=None, metadata={"help": "tokens of a text; the model's length by default"}
     )
-    schedule: str = field(
-        default="log_linear", metadata={"help": f"time grid's alpha(t): {' or '.join(SCHEDULES)}"}
+    max_new_tokens: int | None = field(
+        default=None, metadata={"help": "instead of --length: tokens filled in for each prompt"}
     )
-    batch_size: int = field(default=64, metadata={"help": "texts a pass; changes no text"})
-    dtype: Literal["auto", "float32", "bfloat16"] = field(
+    stop_at_eos: bool = field(
+        default=False, metadata={"help": "a sampled end-of-text token ends its text"}
+    )
+    autoregressive: bool = field(
+        default=False, metadata={"help": "the model is a causal one: the baseline, token by token"}
+    )
+    fold: bool = field(
+        default=True, metadata={"help": "fold constant conditioning into the weights: less work"}
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto", metadata={"help": "of the weights; that of the file by default"}
     )
+    watch: bool = field(
+        default=False, metadata={"help": "replay in the terminal how each text was revealed"}
+    )
+    watch_seconds: float = field(default=0.1, metadata={"help": "seconds that a step is shown"})
     json: bool = field(
         default=False, metadata={"help": "one JSON object a line: text, ids and all settings"}
     )
 
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
-        if self.num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1, got {self.num_samples}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.num_samples < 0:
+            raise ValueError(f"num_samples must be at least 0, got {self.num_samples}")
+        if self.watch_seconds < 0:
+            raise ValueError(f"watch_seconds must be at least 0, got {self.watch_seconds}")
+        if self.prompt and self.prompts is not None:
+            raise ValueError("give --prompt or --prompts, not both")
+        if self.watch and self.json:
+            raise ValueError("--watch draws and --json prints records: give one")
+        _forced(self.force)
+        if self.autoregressive:
+            given = [
+                name
+                for name in ("suffix", "infill", "prompts", "force", "max_new_tokens", "watch")
+                if getattr(self, name)
+            ]
+            if given:
+                raise ValueError(
+                    f"--autoregressive writes from the left, one prompt: it takes no --{given[0]}"
+                )
 
 
-def generate(settings: GenerateSettings) -> None:
-    """Write text with a model: from nothing, behind a prompt, or between prompt and suffix."""
+def _forced(pairs: tuple[str, ...]) -> dict[int, int]:
+    """Place to id."""
+    try:
+        return {int(place): int(token) for place, token in (pair.split("=") for pair in pairs)}
+    except ValueError as error:
+        raise ValueError(f"--force takes PLACE=ID, such as 0=17 or -1=0, got {pairs}") from error
+
+
+def generate(settings: GenerateSettings, sampling: SampleSettings) -> None:
+    """Write text with a model: from nothing, behind prompts, or between fixed parts.
+
+    Under `accelerate launch -m sdtt generate ...` the samples are split over the processes; sample
+    i is the same text however many there are.
+    """
     logging.disable_progress_bar()
     tokenizer = load_tokenizer_of(settings.model)
     dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    model = on_accelerator(load_model(settings.model, dtype=dtype))
+    model = load_model(settings.model, causal=settings.autoregressive, dtype=dtype)
+    if settings.autoregressive:
+        _write_autoregressively(settings, sampling, model, tokenizer)
+        return
+    model = on_accelerator(model)
+    if settings.fold and hasattr(model, "fold"):
+        model = model.fold()
     canvas = encoded_canvas(
         model,
         tokenizer,
-        num_samples=settings.num_samples,
-        prompt=settings.prompt,
+        prompt=_prompts(settings),
         suffix=settings.suffix,
+        infill=settings.infill,
+        num_samples=settings.num_samples,
         length=settings.length,
+        max_new_tokens=settings.max_new_tokens,
+        forced=_forced(settings.force),
     )
-    free = int((canvas == model.mask_token_id).sum())
+    drawn = _sample(settings, sampling, model, canvas)
+    common = _common(settings, sampling.record(), model)
+    for index, (ids, steps) in enumerate(drawn):
+        length = len(ids)
+        if settings.watch:
+            before = canvas.ids[index, :length].tolist()
+            shown = frames(f"sample {index + 1}", before, steps, model.mask_token_id)
+            replay(shown, tokenizer, seconds=settings.watch_seconds)
+        (text,) = texts_of(tokenizer, torch.tensor([ids]), None)
+        _show(settings, index, text, ids, len(drawn), common | {"passes": len(steps)})
+
+
+def _prompts(settings: GenerateSettings) -> str | list[str]:
+    if settings.prompts is None:
+        return settings.prompt
+    lines = settings.prompts.read_text(encoding="utf-8").splitlines()
+    if not lines:
+        raise ValueError(f"{settings.prompts} holds no prompt: one a line is wanted")
+    return lines
+
+
+def _sample(
+    settings: GenerateSettings, sampling: SampleSettings, model: Any, canvas: Canvas
+) -> list[tuple[list[int], list[dict[int, int]]]]:
+    """Ids of each sample without padding, and what each of its steps revealed; on process 0."""
+    state = PartialState()
+    share = -(-len(canvas.ids) // state.num_processes)
+    begin = state.process_index * share
+    own = canvas.rows(slice(begin, begin + share))
+    free = int((own.ids == model.mask_token_id).sum())
+    steps: dict[int, list[dict[int, int]]] = defaultdict(list)
     with progress(free, "generate") as advance:
 
-        def count(_: int, step: Step) -> None:
+        def on_step(first: int, step: Step) -> None:
             advance(len(step.rows))
+            for row, revealed in _by_text(step, own.ids.shape[1]):
+                steps[first + row].append(revealed)
 
-        ids = sample(
+        filled = sample(
             model,
-            canvas,
-            steps=settings.steps,
-            seed=settings.seed,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            schedule=settings.schedule,
-            batch_size=settings.batch_size,
-            on_step=count,
+            own.ids,
+            attention_mask=own.attention_mask,
+            stop_ids=stop_ids_of(model) if settings.stop_at_eos else (),
+            pad_id=pad_id_of(model),
+            first_index=begin,
+            on_step=on_step,
+            **vars(sampling),
         )
-    texts = tokenizer.batch_decode(ids.tolist(), skip_special_tokens=True)
-    common = {
-        name: getattr(settings, name)
-        for name in (
-            *("steps", "seed", "temperature", "top_p", "schedule", "prompt", "suffix"),
-            *("length", "batch_size"),
-        )
-    }
-    common |= {"model": str(settings.model), "sampler": "ancestral", "draw_dtype": "float64"}
-    common |= {"dtype": str(model.dtype).removeprefix("torch."), "torch": torch.__version__}
-    for index, (text, row) in enumerate(zip(texts, ids.tolist(), strict=True)):
-        if settings.json:
-            print(json.dumps({"index": index, "text": text, "ids": row, **common}))
-        else:
-            title = f"--- sample {index + 1}\n" if settings.num_samples > 1 else ""
-            print(title + text)
+    rows = filled.tolist()
+    if own.attention_mask is not None:
+        sizes = own.attention_mask.sum(1).tolist()
+        rows = [row[:size] for row, size in zip(rows, sizes, strict=True)]
+    part = [(row, steps[index]) for index, row in enumerate(rows)]
+    return gather_object(part) if state.num_processes > 1 else part
+
+
+def _by_text(step: Step, length: int) -> Iterator[tuple[int, dict[int, int]]]:
+    """Place to token for each text that took part."""
+    places: dict[int, dict[int, int]] = {text: {} for text in step.texts.tolist()}
+    for row, token in zip(step.rows.tolist(), step.tokens.tolist(), strict=True):
+        places[row // length][row % length] = token
+    yield from places.items()
+
+
+def _write_autoregressively(
+    settings: GenerateSettings,
+    sampling: SampleSettings,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    plain = vars(SampleSettings())
+    taken = ("seed", "temperature", "top_p", "top_k", "repetition_penalty", "batch_size", "compile")
+    own = {name: getattr(sampling, name) for name in taken}
+    given = {name for name, value in vars(sampling).items() if value != plain[name]}
+    strange = sorted(given - own.keys())
+    if strange:
+        raise ValueError(f"--autoregressive has no {strange[0]}; it takes {', '.join(taken)}")
+    own["batch_size"] = own["batch_size"] or 64
+    model = model.to(torch.accelerator.current_accelerator() or "cpu")
+    ids: Int[Tensor, "B L"] = sample_autoregressive(
+        model,
+        num_samples=settings.num_samples,
+        length=settings.length or model.config.max_position_embeddings,
+        prompt=encode(tokenizer, settings.prompt),
+        stop_ids=stop_ids_of(model) if settings.stop_at_eos else (),
+        pad_id=pad_id_of(model),
+        **own,
+    )
+    common = _common(settings, own | {"sampler": "autoregressive", "draw_dtype": "float64"}, model)
+    rows = ids.tolist()
+    for index, (text, row) in enumerate(zip(texts_of(tokenizer, ids, None), rows, strict=True)):
+        _show(settings, index, text, row, len(rows), common)
+
+
+def _common(settings: GenerateSettings, how: dict[str, Any], model: Any) -> dict[str, Any]:
+    """Every setting of a record."""
+    names = ("prompt", "suffix", "infill", "length", "max_new_tokens", "stop_at_eos")
+    common = {name: getattr(settings, name) for name in names} | how
+    common |= {"force": list(settings.force), "model": str(settings.model)}
+    return common | {"dtype": str(model.dtype).removeprefix("torch."), "torch": torch.__version__}
+
+
+def _show(
+    settings: GenerateSettings,
+    index: int,
+    text: str,
+    ids: list[int],
+    count: int,
+    common: dict[str, Any],
+) -> None:
+    if not is_first_process():
+        return
+    if settings.json:
+        print(json.dumps({"index": index, "text": text, "ids": ids, **common}))
+    else:
+        title = f"--- sample {index + 1}\n" if count > 1 else ""
+        print(title + text)
 
 
 COMMAND = command(

@@ -1,12 +1,10 @@
-"""Exact draws from logits in float64, and transforms of a law: temperature, nucleus."""
+"""Exact draws from logits in float64, and transforms of a law: temperature, nucleus, penalties."""
 
-from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-
-Transform = Callable[[Tensor], Tensor]
 
 
 def draw(logits: Float[Tensor, "N V"], v: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
@@ -48,24 +46,104 @@ def top_p(logits: Float[Tensor, "N V"], mass: float) -> Float[Tensor, "N V"]:
     return logits.masked_fill(outside, float("-inf"))
 
 
-def transform(value: float = 1.0, mass: float = 1.0) -> Transform:
-    """The change of a law that a sampler applies before it draws: temperature, then nucleus.
+def top_k(logits: Float[Tensor, "N V"], count: int) -> Float[Tensor, "N V"]:
+    """The law of the ``count`` likeliest tokens; tokens as likely as the last of them stay too.
+
+    Fan et al. 2018 (arXiv 1805.04833).
+    """
+    if count >= logits.shape[-1]:
+        return logits
+    smallest = logits.topk(count, dim=-1).values[:, -1:]
+    return logits.masked_fill(logits < smallest, float("-inf"))
+
+
+def repetition_penalty(
+    logits: Float[Tensor, "N V"], text: Int[Tensor, "N L"], penalty: float
+) -> Float[Tensor, "N V"]:
+    """The law proportional to p(x)^penalty where x already stands in the text, else to p(x).
+
+    Keskar et al. 2019 (CTRL, arXiv 1909.05858), taken of normalised log-probabilities: they are
+    never positive, so the penalty lowers every repeated token, whatever constant the logits carry.
 
     Args:
-        value: Temperature, at least 0.
-        mass: Nucleus, in (0, 1]; 1 keeps every token.
+        logits: Log-probabilities up to a constant.
+        text: The text of each row; ids beyond V, such as MASK, count for nothing.
+        penalty: Above 1 repeats less, below 1 more; 1 changes nothing.
+    """
+    log_p = logits.double().log_softmax(-1)
+    counted = text < logits.shape[-1]
+    # an id that does not count penalises column V, which is cut off again
+    padded = torch.nn.functional.pad(torch.ones_like(log_p), (0, 1), value=1.0)
+    column = torch.where(counted, text, logits.shape[-1])
+    exponent = padded.scatter(-1, column, penalty)[:, :-1]
+    # a token of probability 0 keeps it: -inf * penalty is -inf
+    return (log_p * exponent).to(logits.dtype)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """The change of a law that a sampler makes before it draws.
+
+    In this order: repetition penalty, banned tokens, temperature, top-k, nucleus.
+
+    Attributes:
+        temperature: The law is p^(1 / temperature), normalised; 0 takes the likeliest token.
+        top_p: Nucleus, in (0, 1]; 1 keeps every token.
+        top_k: Only so many likeliest tokens; None keeps every token.
+        repetition_penalty: The power to which the probability of a token is raised that the text
+            already holds; 1 changes nothing.
+        banned: Ids that are never drawn.
 
     Raises:
-        ValueError: If either lies outside its range.
+        ValueError: If one lies outside its range.
     """
-    if not value >= 0 or value == float("inf"):
-        raise ValueError(f"temperature must be a finite number of at least 0, got {value}")
-    if not 0 < mass <= 1:
-        raise ValueError(f"top_p must lie in (0, 1], got {mass}; 1 keeps every token")
 
-    def apply(logits: Tensor) -> Tensor:
-        if value != 1:
-            logits = temperature(logits, value)
-        return top_p(logits, mass) if mass < 1 else logits
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    repetition_penalty: float = 1.0
+    banned: tuple[int, ...] = field(default=())
 
-    return apply
+    def __post_init__(self) -> None:
+        """Refuses what cannot be."""
+        if not self.temperature >= 0 or self.temperature == float("inf"):
+            raise ValueError(
+                f"temperature must be a finite number of at least 0, got {self.temperature}"
+            )
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}; 1 keeps every token")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}; None keeps every token")
+        if not 0 < self.repetition_penalty < float("inf"):
+            raise ValueError(
+                f"repetition_penalty must be above 0, got {self.repetition_penalty}; "
+                "1 changes nothing"
+            )
+        if any(token < 0 for token in self.banned):
+            raise ValueError(f"banned ids must be at least 0, got {min(self.banned)}")
+
+    def __call__(
+        self, logits: Float[Tensor, "N V"], text: Int[Tensor, "N L"] | None = None
+    ) -> Float[Tensor, "N V"]:
+        """The changed law of each row.
+
+        Args:
+            logits: Log-probabilities up to a constant.
+            text: The text of each row, for the repetition penalty.
+
+        Raises:
+            ValueError: If every token of the vocabulary is banned.
+        """
+        if self.repetition_penalty != 1 and text is not None:
+            logits = repetition_penalty(logits, text, self.repetition_penalty)
+        if self.banned:
+            columns = [token for token in set(self.banned) if token < logits.shape[-1]]
+            if len(columns) == logits.shape[-1]:
+                raise ValueError(f"all {len(columns)} tokens of the vocabulary are banned")
+            index = torch.tensor(columns, dtype=torch.long, device=logits.device)
+            logits = logits.index_fill(-1, index, float("-inf"))
+        if self.temperature != 1:
+            logits = temperature(logits, self.temperature)
+        if self.top_k is not None:
+            logits = top_k(logits, self.top_k)
+        return top_p(logits, self.top_p) if self.top_p < 1 else logits

@@ -17,20 +17,24 @@ class Schedule:
     Attributes:
         alpha: alpha(t), the chance that a token is still visible at time t.
         alpha_prime: Its derivative.
+        time: Its inverse: the t at which a share alpha of the tokens is visible.
     """
 
     alpha: Callable[[Tensor], Tensor]
     alpha_prime: Callable[[Tensor], Tensor]
+    time: Callable[[Tensor], Tensor]
 
 
 SCHEDULES: dict[str, Schedule] = {
     "log_linear": Schedule(
         alpha=lambda t: 1 - t,
         alpha_prime=lambda t: -torch.ones_like(t),
+        time=lambda alpha: 1 - alpha,
     ),
     "cosine": Schedule(
         alpha=lambda t: torch.cos(math.pi / 2 * t),
         alpha_prime=lambda t: -math.pi / 2 * torch.sin(math.pi / 2 * t),
+        time=lambda alpha: 2 / math.pi * torch.arccos(alpha),
     ),
 }
 

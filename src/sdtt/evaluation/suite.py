@@ -14,7 +14,9 @@ from torch import Tensor
 from sdtt.evaluation.control import match_entropy
 from sdtt.evaluation.diversity import Ids, diversity
 from sdtt.evaluation.judge import judge_perplexity
-from sdtt.sampling.generate import canvas_of, sample
+from sdtt.sampling.canvas import canvas_of
+from sdtt.sampling.generate import sample
+from sdtt.sampling.settings import SamplerName, SampleSettings
 
 Record = dict[str, Any]
 
@@ -31,6 +33,9 @@ class Sampling:
     seed: int = field(default=0, metadata={"help": "of the samples"})
     temperature: float = field(default=1.0, metadata={"help": "the law is p^(1 / temperature)"})
     top_p: float = field(default=1.0, metadata={"help": "nucleus, in (0, 1]; 1 keeps all tokens"})
+    sampler: SamplerName = field(
+        default="ancestral", metadata={"help": "which positions are revealed when"}
+    )
     length: int | None = field(
         default=None, metadata={"help": "tokens of a sample; the model's length by default"}
     )
@@ -41,6 +46,7 @@ class Sampling:
         for name in ("num_samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        _sample_settings(1, self, self.temperature)
         if self.length is not None and self.length < 1:
             raise ValueError(f"length must be at least 1, got {self.length}")
 
@@ -56,14 +62,19 @@ def without_nan(record: Record) -> Record:
 def draw_samples(
     model: Any, steps: int, how: Sampling, temperature: float | None = None
 ) -> Int[Tensor, "B L"]:
-    """Unconditional samples of a model as token ids, by the ancestral sampler."""
+    """Unconditional samples of a model as token ids."""
     length = how.length or model.config.model_length
-    return sample(
-        model,
-        canvas_of(model, length, how.num_samples).to(model.device),
+    canvas = canvas_of(model, length, how.num_samples).to(model.device)
+    settings = _sample_settings(steps, how, how.temperature if temperature is None else temperature)
+    return sample(model, canvas, **vars(settings))
+
+
+def _sample_settings(steps: int, how: Sampling, temperature: float) -> SampleSettings:
+    return SampleSettings(
+        sampler=how.sampler,
         steps=steps,
         seed=how.seed,
-        temperature=how.temperature if temperature is None else temperature,
+        temperature=temperature,
         top_p=how.top_p,
         batch_size=how.batch_size,
     )
@@ -100,16 +111,9 @@ def measure(
 
 
 def _settings(model: Any, steps: int, how: Sampling, temperature: float) -> Record:
-    return {
-        "steps": steps,
-        "sampler": "ancestral",
-        "schedule": "log_linear",
-        "temperature": temperature,
-        "top_p": how.top_p,
-        "seed": how.seed,
+    return _sample_settings(steps, how, temperature).record() | {
         "length": how.length or model.config.model_length,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "draw_dtype": "float64",
         "torch": torch.__version__,
     }
 
@@ -126,7 +130,7 @@ def measure_model(
 
     Args:
         model: A denoiser with a config.
-        steps: Of the ancestral sampler.
+        steps: Of the sampler.
         judge: A causal language model.
         how: How samples are drawn.
         retokenise: Turns the model's ids into the judge's, where tokenizers differ.

@@ -4,6 +4,7 @@ Parameter names and config keys follow the published MDLM layout (Sahoo et al. 2
 files load and save without a map.
 """
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -19,14 +20,23 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sdtt.diffusion.denoiser import Head
+from sdtt.models.attention import (
+    Asked,
+    attention_by_heads,
+    eager_attention,
+    rotary_angles,
+    rotate,
+    without_tiles,
+)
+from sdtt.models.linear import PackedLinear, QueryKeyValue
 
 SHAPE = (
     *("vocab_size", "model_length", "hidden_dim", "n_blocks", "n_heads", "conditioning"),
-    *("cond_dim", "dropout", "hidden_act", "initializer_range", "tie_word_embeddings"),
+    *("cond_dim", "attention_bias", "dropout", "hidden_act", "initializer_range"),
+    "tie_word_embeddings",
     *("mask_token_id", "bos_token_id", "eos_token_id", "pad_token_id"),
 )
 SINUSOID_WIDTH = 256
-ROTARY_BASE = 10000.0
 
 
 class BlocksConfig(PreTrainedConfig):
@@ -41,6 +51,7 @@ class BlocksConfig(PreTrainedConfig):
         conditioning: "none", or "constant": adaLN fed with a constant, as in published checkpoints.
             By default "constant" where cond_dim is given.
         cond_dim: Width of the conditioning, 128 in published checkpoints.
+        attention_bias: Whether queries, keys and values have a bias: where conditioning is folded.
         dropout: Chance of dropping an element of a residual branch, in training only.
         hidden_act: The MLP's non-linearity; published: tanh-GELU.
         mask_token_id: The id of MASK; the last id by default.
@@ -61,6 +72,7 @@ class BlocksConfig(PreTrainedConfig):
     n_heads: int = 12
     conditioning: Literal["none", "constant"] | None = None
     cond_dim: int | None = None
+    attention_bias: bool = False
     time_conditioning: bool = False
     dropout: float = 0.0
     hidden_act: str = "gelu_pytorch_tanh"
@@ -123,8 +135,22 @@ class TokenEmbedding(nn.Module):
         self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.hidden_dim))
 
     def forward(self, ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
-        """The rows of ids."""
-        return nn.functional.embedding(ids, self.embedding)
+        """The rows of ids, in float32 at least.
+
+        In bfloat16 the residual stream would lose what late blocks add to it.
+        """
+        rows = nn.functional.embedding(ids, self.embedding)
+        return rows.to(torch.promote_types(rows.dtype, torch.float32))
+
+
+class Norm(nn.LayerNorm):
+    """Layer norm in the precision of the residual stream, given in that of the weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(x - mean) / sqrt(var + eps) * weight."""
+        weight = self.weight.to(x.dtype)
+        normal = nn.functional.layer_norm(x, self.normalized_shape, weight, eps=self.eps)
+        return normal.to(self.weight.dtype)
 
 
 class Modulation(nn.Linear):
@@ -148,40 +174,10 @@ class ConstantCondition(nn.Module):
         sinusoid = torch.cat([like.new_ones(half), like.new_zeros(half)])
         return nn.functional.silu(self.mlp(sinusoid))
 
-
-def rotary_angles(
-    positions: Int[Tensor, "*B L"], width: int
-) -> tuple[Float[Tensor, "*B 1 L H"], Float[Tensor, "*B 1 L H"]]:
-    """Cosine and sine of position * 10000^(-2 j / width), j < width / 2, in float32."""
-    exponents = torch.arange(0, width, 2, device=positions.device).float() / width
-    angles = positions[..., None].float() * ROTARY_BASE**-exponents
-    return angles.cos().unsqueeze(-3), angles.sin().unsqueeze(-3)
-
-
-def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turns the pairs (x_j, x_{j + H}) of each head by the angles (half-split rotary, RoFormer)."""
-    first, second = x.float().chunk(2, -1)
-    turned = torch.cat([first * cosine - second * sine, first * sine + second * cosine], -1)
-    return turned.to(x.dtype)
-
-
-def eager_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **_: Any,
-) -> tuple[Tensor, Tensor]:
-    """softmax(q k^T scaling + mask) v, written out: on a CPU the fastest backward at L <= 128."""
-    scores = (query * scaling) @ key.transpose(-1, -2)
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
-    weights = nn.functional.dropout(weights, dropout, module.training)
-    return (weights @ value).transpose(1, 2), weights
+    def double_precision(self) -> Float[Tensor, " C"]:
+        """The same in float64, for folding."""
+        exact: Tensor = copy.deepcopy(self).double()()
+        return exact
 
 
 class Block(GradientCheckpointingLayer):
@@ -194,10 +190,10 @@ class Block(GradientCheckpointingLayer):
         self.layer_idx = layer_idx
         self.is_causal = causal
         self.head_width = width // config.n_heads
-        self.norm1 = nn.LayerNorm(width, bias=False)
-        self.attn_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.norm1 = Norm(width, bias=False)
+        self.attn_qkv = QueryKeyValue(width, 3 * width, bias=config.attention_bias)
         self.attn_out = nn.Linear(width, width, bias=False)
-        self.norm2 = nn.LayerNorm(width, bias=False)
+        self.norm2 = Norm(width, bias=False)
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width), ACT2FN[config.hidden_act], nn.Linear(4 * width, width)
         )
@@ -212,15 +208,21 @@ class Block(GradientCheckpointingLayer):
         attention_mask: Tensor | None,
         condition: Tensor | None,
         cache: Cache | None,
-    ) -> Float[Tensor, "B L D"]:
-        """One block."""
-        if condition is None:
-            x = x + self.dropout(self._attend(self.norm1(x), angles, attention_mask, cache))
-            return x + self.dropout(self.mlp(self.norm2(x)))
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6)
-        h = modulate(self.norm1(x), shift1, scale1)
-        x = x + gate1 * self.dropout(self._attend(h, angles, attention_mask, cache))
-        return x + gate2 * self.dropout(self.mlp(modulate(self.norm2(x), shift2, scale2)))
+        asked: Asked | None = None,
+    ) -> Float[Tensor, "B L D"] | Float[Tensor, "N D"]:
+        """One block; of the asked rows only, if they are given (the last block of a pass)."""
+        modulation = None
+        if condition is not None:
+            modulation = self.adaLN_modulation(condition).chunk(6)
+        h = self.norm1(x)
+        h = h if modulation is None else modulate(h, *modulation[:2])
+        a = self.dropout(self._attend(h, angles, attention_mask, cache, asked))
+        x = x if asked is None else x.flatten(0, 1)[asked.rows]
+        x = x + (a if modulation is None else modulation[2] * a)
+        h = self.norm2(x)
+        h = h if modulation is None else modulate(h, *modulation[3:5])
+        m = self.dropout(self.mlp(h))
+        return x + (m if modulation is None else modulation[5] * m)
 
     def _attend(
         self,
@@ -228,17 +230,20 @@ class Block(GradientCheckpointingLayer):
         angles: tuple[Tensor, Tensor],
         attention_mask: Tensor | None,
         cache: Cache | None,
+        asked: Asked | None,
     ) -> Tensor:
         batch, length, width = x.shape
-        qkv = self.attn_qkv(x).view(batch, length, 3, -1, self.head_width)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        query, key = rotate(query, *angles), rotate(key, *angles)
+        if asked is None:
+            qkv = self.attn_qkv(x).view(batch, length, 3, -1, self.head_width)
+            query, key, value = qkv.permute(2, 0, 3, 1, 4)
+            query, key = rotate(query, *angles), rotate(key, *angles)
+        else:
+            query, key, value = self._of_asked(x, angles, asked)
+            # padding hides keys, whoever asks: one row of the mask serves all queries
+            attention_mask = None if attention_mask is None else attention_mask[:, :, :1]
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention
-        )
-        out, _ = attend(
+        out, _ = self._attention(query)(
             self,
             query,
             key,
@@ -247,7 +252,31 @@ class Block(GradientCheckpointingLayer):
             scaling=self.head_width**-0.5,
             is_causal=self.is_causal and attention_mask is None and length > 1,
         )
-        return self.attn_out(out.reshape(batch, length, width))
+        out = out.reshape(*out.shape[:2], width)
+        return self.attn_out(out if asked is None else out.flatten(0, 1)[asked.picked])
+
+    def _attention(self, query: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
+        """The function that the config names, or a faster one of the same law."""
+        name = self.config._attn_implementation
+        low = query.dtype in (torch.bfloat16, torch.float16) and query.shape[2] > 1
+        plain = name == "sdpa" and not self.is_causal and not torch.is_grad_enabled()
+        if low and plain and query.device.type == "cpu" and without_tiles():
+            return attention_by_heads
+        return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
+
+    def _of_asked(
+        self, x: Tensor, angles: tuple[Tensor, Tensor], asked: Asked
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of the asked rows, keys and values of all."""
+        batch, length, width = x.shape
+        rows = x.flatten(0, 1)[asked.padded]  # B R D
+        query = self.attn_qkv.part(0, rows)
+        query = query.view(batch, -1, width // self.head_width, self.head_width).transpose(1, 2)
+        pair = self.attn_qkv.part(1, x).view(batch, length, 2, -1, self.head_width)
+        key, value = pair.permute(2, 0, 3, 1, 4)
+        places = asked.padded % length
+        own = [part.squeeze(-3)[places].unsqueeze(1) for part in angles]
+        return rotate(query, *own), rotate(key, *angles), value
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -260,7 +289,7 @@ class OutputLayer(nn.Module):
 
     def __init__(self, config: BlocksConfig) -> None:
         super().__init__()
-        self.norm_final = nn.LayerNorm(config.hidden_dim, bias=False)
+        self.norm_final = Norm(config.hidden_dim, bias=False)
         self.linear = nn.Linear(config.hidden_dim, config.vocab_size)
         if config.conditioning == "constant":
             self.adaLN_modulation = Modulation(config.cond_dim or 0, 2 * config.hidden_dim)
@@ -284,6 +313,30 @@ class Backbone(nn.Module):
         self.head_width = config.hidden_dim // config.n_heads
         if config.conditioning == "constant":
             self.sigma_map = ConstantCondition(config)
+        self._compiled_trunk: Callable[..., Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is not compiled: its compiled trunk would run on the weights of the original."""
+        return self.__dict__ | {"_compiled_trunk": None}
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether passes without gradients run a compiled trunk."""
+        return self._compiled_trunk is not None
+
+    def compile_trunk(self) -> None:
+        """Compiles the trunk, for each shape that it meets; on an accelerator as CUDA graphs."""
+        if self._compiled_trunk is None:
+            on_cpu = self.vocab_embed.embedding.device.type == "cpu"
+            mode = None if on_cpu else "reduce-overhead"
+            self._compiled_trunk = torch.compile(self.trunk, dynamic=False, mode=mode)
+
+    def _trunk_for(self, ids: Int[Tensor, "B L"]) -> Callable[..., Tensor]:
+        """The compiled trunk, but for training and for the one token of a blank text."""
+        if self._compiled_trunk is None or torch.is_grad_enabled() or ids.shape[1] == 1:
+            return self.trunk
+        torch.compiler.cudagraph_mark_step_begin()
+        return self._compiled_trunk
 
     def forward(
         self,
@@ -294,13 +347,31 @@ class Backbone(nn.Module):
         cache: Cache | None = None,
     ) -> Float[Tensor, "N D"]:
         """The rows that the head takes: all B*L of them, or those asked for."""
-        x = self.vocab_embed(ids)
         condition = self.sigma_map() if hasattr(self, "sigma_map") else None
         angles = rotary_angles(positions, self.head_width)
-        for block in self.blocks:
+        x = self._trunk_for(ids)(ids, angles, attention_mask, condition, cache)
+        last = self.blocks[-1]
+        if rows is None or cache is not None or last.is_causal or torch.is_grad_enabled():
+            x = last(x, angles, attention_mask, condition, cache).flatten(0, 1)
+            x = x if rows is None else x[rows]
+        else:
+            asked = Asked.of(rows, ids.shape[0], ids.shape[1], ids.device)
+            x = last(x, angles, attention_mask, condition, cache, asked)
+        return self.output_layer(x, condition)
+
+    def trunk(
+        self,
+        ids: Int[Tensor, "B L"],
+        angles: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None,
+        condition: Tensor | None,
+        cache: Cache | None,
+    ) -> Float[Tensor, "B L D"]:
+        """All blocks but the last: what has the same shape whichever rows are asked for."""
+        x = self.vocab_embed(ids)
+        for block in self.blocks[:-1]:
             x = block(x, angles, attention_mask, condition, cache)
-        x = x.flatten(0, 1)
-        return self.output_layer(x if rows is None else x[rows], condition)
+        return x
 
 
 class BlocksModel(PreTrainedModel):
@@ -323,7 +394,33 @@ class BlocksModel(PreTrainedModel):
         self.backbone = Backbone(config, causal=causal)
         self.mask_token_id: int = config.mask_token_id  # type: ignore[assignment]
         self.excluded_ids: tuple[int, ...] = (self.mask_token_id,)
+        self._packed_head: PackedLinear | None = None
         self.post_init()  # type: ignore[no-untyped-call]
+
+    def scores(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "N K"]:
+        """The head of hidden rows, one column for every id."""
+        result: Tensor = (self._packed_head or self.backbone.output_layer.linear)(h)
+        return result
+
+    def pack_head(self) -> None:
+        """Packs the head; its own weight stays for those who ask for ``head``."""
+        linear = self.backbone.output_layer.linear
+        self._packed_head = PackedLinear(linear.weight, linear.bias)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether this model was made by ``pack``: it can only be sampled from."""
+        return self._packed_head is not None
+
+    def save_pretrained(self, *arguments: Any, **options: Any) -> None:
+        """Saves config and weights; see transformers.
+
+        Raises:
+            ValueError: If the model is packed: its weights lie in the order of this machine.
+        """
+        if self.is_packed:
+            raise ValueError("a packed model cannot be saved: save the model that it was made of")
+        super().save_pretrained(*arguments, **options)
 
     @property
     def head(self) -> Head:

@@ -73,7 +73,7 @@ class CausalLM(BlocksModel, GenerationMixin):
         hidden = hidden.view(batch, length, -1)
         loss = None if labels is None else self._loss(hidden, labels)
         kept = hidden[:, -logits_to_keep:] if logits_to_keep else hidden
-        scores = self.head.scores(kept.flatten(0, 1)).view(batch, kept.shape[1], -1)
+        scores = self.scores(kept.flatten(0, 1)).view(batch, kept.shape[1], -1)
         excluded = torch.tensor(self.excluded_ids, device=scores.device)
         return CausalLMOutputWithPast(
             loss=loss,

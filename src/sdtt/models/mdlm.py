@@ -12,6 +12,9 @@ from transformers.modeling_outputs import MaskedLMOutput
 from sdtt.diffusion.denoiser import Denoiser, Head, exclude
 from sdtt.diffusion.divergence import tiled_cross_entropy
 from sdtt.models.blocks import BlocksConfig, BlocksModel
+from sdtt.models.fold import fold
+from sdtt.models.pack import pack
+from sdtt.sampling.generation import DiffusionGenerationMixin
 
 Objective = Callable[[Tensor, Head], Tensor]
 
@@ -36,7 +39,7 @@ class MDLMConfig(BlocksConfig):
     model_type = "mdlm"
 
 
-class MDLMForMaskedLM(BlocksModel):
+class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[misc]
     """A bidirectional transformer that gives ``p(x_i | z)`` for the masked positions of z.
 
     It is a ``Denoiser`` and an ordinary transformers masked language model. It is not told t: the
@@ -46,8 +49,38 @@ class MDLMForMaskedLM(BlocksModel):
     config: MDLMConfig
     config_class = MDLMConfig
 
+    blank_is_uniform = True
+    """Where every token is MASK all values are alike, so attention, whatever its weights, gives
+    that value: all positions have one hidden row, in a text of any length."""
+
     def __init__(self, config: MDLMConfig) -> None:
         super().__init__(config, causal=False)
+
+    def fold(self) -> "MDLMForMaskedLM":
+        """The same law without conditioning: see ``models.fold.fold``."""
+        return fold(self)
+
+    def for_inference(self) -> "MDLMForMaskedLM":
+        """The same law, to the rounding of the dtype, in the form that is fastest to sample from.
+
+        Conditioning is folded, and on a CPU weights are packed: see ``models.pack.pack``.
+        """
+        return pack(fold(self))
+
+    def compile_trunk(self) -> None:
+        """Compiles, for passes without gradients, all but the last block; copies are not compiled.
+
+        Raises:
+            ValueError: If the model is packed.
+        """
+        if self.is_packed:
+            raise ValueError("a packed model cannot be compiled: use fold() alone, or no compile")
+        self.backbone.compile_trunk()
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether passes without gradients are compiled, so that few shapes are best."""
+        return self.backbone.is_compiled
 
     def hidden(
         self,
@@ -67,18 +100,20 @@ class MDLMForMaskedLM(BlocksModel):
             raise ValueError(
                 f"a text of {length} tokens is longer than the model's {self.config.model_length}"
             )
-        mask = create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=self.backbone.vocab_embed.embedding.new_empty(*z.shape, 0),
-            attention_mask=attention_mask,
-        )
+        mask = None
+        if attention_mask is not None:
+            mask = create_bidirectional_mask(
+                config=self.config,
+                inputs_embeds=self.backbone.vocab_embed.embedding.new_empty(*z.shape, 0),
+                attention_mask=attention_mask,
+            )
         positions = torch.arange(length, device=z.device)
         hidden: Tensor = self.backbone(z, positions, mask, rows)
         return hidden
 
     def logits(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
         """Scores of each row without the excluded ids; see ``Denoiser.logits``."""
-        return exclude(self.head.scores(h), self.excluded_ids)
+        return exclude(self.scores(h), self.excluded_ids)
 
     def forward(
         self,
@@ -118,7 +153,7 @@ class MDLMForMaskedLM(BlocksModel):
                 weights,
                 excluded_ids=self.excluded_ids,
             )
-        scores = self.head.scores(hidden)
+        scores = self.scores(hidden)
         excluded = torch.tensor(self.excluded_ids, device=scores.device)
         scores = scores.index_fill(-1, excluded, float("-inf"))
         return MaskedLMOutput(loss=loss, logits=scores.view(*input_ids.shape, -1))

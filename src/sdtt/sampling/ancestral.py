@@ -1,43 +1,77 @@
-"""The ancestral sampler of the reverse process, reveal-first."""
+"""The ancestral sampler of the reverse process, reveal-first, and fixed counts in its order."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
-from sdtt.diffusion.categorical import Transform, draw
-from sdtt.diffusion.denoiser import Denoiser, hidden_of_rows
+from sdtt.diffusion.categorical import Transform
+from sdtt.diffusion.denoiser import Denoiser
 from sdtt.diffusion.noise import SCHEDULES, Schedule, grid
+from sdtt.sampling.reveal import Plan, Step, carry_out, free_positions, ranks
 
 
 @dataclass(frozen=True)
-class Step:
-    """What one step of a sampler revealed.
+class AncestralSettings:
+    """How the process is cut into steps.
 
     Attributes:
-        index: Which of the steps, from 0.
-        t: The time at which the network was asked.
-        rows: Flat indices into B*L of the revealed positions.
-        tokens: What they became.
+        steps: T, the steps of the time grid; each costs one pass at most.
+        counts: "process" reveals a binomial number of positions in each step, as the process
+            does. "even" reveals equal numbers (to within one), "cosine" few at first and many at
+            the end: after step k of T a share cos(pi k / 2T) is still masked (MaskGIT, 2202.04200).
+            Both take the positions in random order.
+        schedule: alpha(t), by name; with fixed counts it only says which t a denoiser is told.
+
+    Raises:
+        ValueError: If one lies outside its range.
     """
 
-    index: int
-    t: float
-    rows: Int[Tensor, " N"]
-    tokens: Int[Tensor, " N"]
+    steps: int = 64
+    counts: Literal["process", "even", "cosine"] = "process"
+    schedule: str = field(default="log_linear")
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be."""
+        check_steps(self.steps)
+        if self.counts not in ("process", "even", "cosine"):
+            raise ValueError(f"unknown counts {self.counts!r}; there are process, even, cosine")
+        schedule_of(self.schedule)
 
 
-def reveal_steps(u: Float[Tensor, "B L"], steps: int, schedule: Schedule) -> Int[Tensor, "B L"]:
-    """In which of the steps each position is revealed.
+def check_steps(steps: int) -> None:
+    """Refuses a number of steps below 1.
+
+    Raises:
+        ValueError: If it is.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+
+
+def schedule_of(name: str) -> Schedule:
+    """The schedule of a name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name not in SCHEDULES:
+        raise ValueError(f"unknown schedule {name!r}; there are {', '.join(SCHEDULES)}")
+    return SCHEDULES[name]
+
+
+def reveal_steps(u: Float64[Tensor, "B L"], steps: int, schedule: Schedule) -> Int[Tensor, "B L"]:
+    """In which of the steps of the process each position is revealed.
 
     A position is revealed at the time tau with 1 - alpha(tau) = u, so in the step from t to s with
     1 - alpha(s) <= u < 1 - alpha(t): independently of all others, with the probability
     (alpha(s) - alpha(t)) / (1 - alpha(t)) where it is still masked at t [MDLM, eq. 7].
 
     Args:
-        u: One uniform a position, float64.
+        u: One uniform a position.
         steps: T uniform steps of the time grid from 1 to 0.
         schedule: alpha(t).
     """
@@ -45,15 +79,53 @@ def reveal_steps(u: Float[Tensor, "B L"], steps: int, schedule: Schedule) -> Int
     return steps - torch.searchsorted(masked_at, u.contiguous(), right=True)
 
 
+def still_masked(total: Int[Tensor, "B 1"], steps: int, counts: str) -> Int[Tensor, "B {steps}+1"]:
+    """How many of the free positions are masked after 0, 1, ..., T steps of fixed counts."""
+    share = grid(steps)
+    if counts == "cosine":
+        share = torch.cos(torch.pi / 2 * (1 - share))
+        share[-1] = 0
+    return torch.floor(total * share + 1e-9).long()
+
+
+def fixed_steps(rank: Int[Tensor, "B L"], masked: Int[Tensor, "B T"]) -> Int[Tensor, "B L"]:
+    """The step of each position, of which ``rank`` others are revealed before it.
+
+    Args:
+        rank: From 0.
+        masked: How many are masked after 0, 1, ..., T steps.
+    """
+    revealed = masked[:, :1] - masked[:, 1:]
+    return torch.searchsorted(revealed, rank.contiguous(), right=True)
+
+
+def plan_ancestral(
+    free: Bool[Tensor, "B L"], u: Float64[Tensor, "B L"], settings: AncestralSettings
+) -> Plan:
+    """Who is revealed when: in the order of u, the largest first."""
+    steps, schedule = settings.steps, schedule_of(settings.schedule)
+    if settings.counts == "process":
+        when = reveal_steps(u, steps, schedule)
+        times = grid(steps)[:-1].expand(len(u), -1)
+    else:
+        total = free.sum(1, keepdim=True)
+        masked = still_masked(total, steps, settings.counts)
+        when = fixed_steps(ranks(u, free), masked)
+        share = masked[:, :-1].double() / total.clamp_min(1)
+        times = schedule.time(1 - share)
+    return Plan(torch.where(free, when, -1), times)
+
+
 def ancestral(
     denoiser: Denoiser,
     z: Int[Tensor, "B L"],
-    u: Float[Tensor, "B L"],
-    v: Float[Tensor, "B L"],
+    settings: AncestralSettings,
+    u: Float64[Tensor, "B L"],
+    v: Float64[Tensor, "B L"],
     *,
-    steps: int,
     transform: Transform,
-    schedule: Schedule = SCHEDULES["log_linear"],
+    attention_mask: Bool[Tensor, "B L"] | None = None,
+    stop_ids: Sequence[int] = (),
 ) -> Iterator[Step]:
     """The usual reverse process in T steps, from the 2L uniforms of each text.
 
@@ -66,27 +138,18 @@ def ancestral(
     Args:
         denoiser: p(x_i | z).
         z: The canvas, MASK where a token is wanted.
-        u: Uniforms that say when each position is revealed, float64.
-        v: Uniforms that say what it becomes, float64.
-        steps: T.
-        transform: The change of the law before a draw, by ``categorical.transform``.
-        schedule: alpha(t).
+        settings: Steps, counts, schedule.
+        u: Uniforms that say when each position is revealed.
+        v: Uniforms that say what it becomes.
+        transform: The change of the law before a draw.
+        attention_mask: True where a token is real.
+        stop_ids: See ``reveal.carry_out``.
 
     Yields:
         The steps that reveal something, in order.
     """
-    free = (z == denoiser.mask_token_id).flatten().nonzero().squeeze(-1).cpu()
-    when = reveal_steps(u, steps, schedule).flatten()[free]
-    rows_by_time = free[when.argsort(stable=True)]
-    counts = torch.bincount(when, minlength=steps).tolist()
-    times = grid(steps)
-    canvas = z.flatten().clone()
-    for index, rows in enumerate(rows_by_time.split(counts)):
-        if len(rows) == 0:
-            continue
-        on_device = rows.to(z.device)
-        t = times[index].expand(len(z)).float().to(z.device)
-        hidden = hidden_of_rows(denoiser, canvas.view_as(z), on_device, t)
-        tokens = draw(transform(denoiser.logits(hidden)), v.flatten()[rows].to(v.device))
-        canvas[on_device] = tokens
-        yield Step(index, float(times[index]), on_device, tokens)
+    plan = plan_ancestral(free_positions(denoiser, z, attention_mask), u, settings)
+    yield from carry_out(
+        denoiser, z, plan, v,
+        transform=transform, attention_mask=attention_mask, stop_ids=stop_ids,
+    )  # fmt: skip

@@ -1,14 +1,29 @@
-"""Texts from an autoregressive model, a token a pass with a cache: the baseline."""
+"""Texts from an autoregressive model, a token a pass with a static cache: the baseline."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
+from transformers import StaticCache
 
-from sdtt.diffusion.categorical import draw, transform
+from sdtt.diffusion.categorical import Transform, draw
 from sdtt.diffusion.uniforms import uniforms
 from sdtt.sampling.generate import evaluating
+from sdtt.sampling.reveal import level_device
+
+NextToken = Callable[[Int[Tensor, "B P"], StaticCache], Float[Tensor, "B V"]]
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """The pass over BOS and prompt, the pass over one token, and the cache between them."""
+
+    of_prompt: NextToken
+    of_token: NextToken
+    cache: StaticCache
 
 
 @torch.no_grad()
@@ -17,44 +32,108 @@ def sample_autoregressive(
     *,
     num_samples: int,
     length: int,
+    prompt: Sequence[int] = (),
     seed: int = 0,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    top_k: int | None = None,
+    repetition_penalty: float = 1.0,
+    stop_ids: Sequence[int] = (),
+    pad_id: int = 0,
     batch_size: int = 64,
+    compile: bool = False,
 ) -> Int[Tensor, "B L"]:
     """Texts of exactly ``length`` tokens behind one BOS, which is not returned.
 
     Token i of sample b is the inverse distribution function of p(x_i | BOS, x_<i) at a float64
-    uniform of (seed, b): rows do not depend on the batch. EOS does not stop a text: it separates
-    documents, as in training.
+    uniform of (seed, b): rows do not depend on the batch. EOS does not stop a text unless it is
+    asked to: it separates documents, as in training.
 
     Args:
         model: A transformers causal language model with a BOS.
         num_samples: How many texts.
-        length: Tokens of each.
+        length: Tokens of each, the prompt included.
+        prompt: Ids that each text begins with; MASK is none of them.
         seed: Of all uniforms.
         temperature: The law is p^(1 / temperature), normalised; 0 takes the likeliest token.
         top_p: Nucleus in (0, 1].
+        top_k: Only so many likeliest tokens.
+        repetition_penalty: Power to which the probability of a token is raised that stands in the
+            text already.
+        stop_ids: A sampled token of these ends its text; once all texts of a batch have ended, no
+            further pass is made.
+        pad_id: What stands behind a stop.
         batch_size: Texts at a time.
+        compile: Compile the pass of one token; on an accelerator as a CUDA graph.
 
     Raises:
-        ValueError: If the model has no BOS, or a number is out of its range.
+        ValueError: If the model has no BOS, the prompt does not fit or holds MASK, or a number is
+            out of its range.
     """
     bos = model.config.bos_token_id
     if bos is None:
         raise ValueError(f"{type(model).__name__} has no bos_token_id to begin a text with")
-    change = transform(temperature, top_p)
-    parts = []
+    if len(prompt) > length:
+        raise ValueError(f"the prompt has {len(prompt)} tokens, more than the text's {length}")
+    if getattr(model, "mask_token_id", None) in prompt:
+        raise ValueError(
+            "the prompt holds MASK: an autoregressive model cannot fill in places; "
+            "use a diffusion model"
+        )
+    transform = Transform(temperature, top_p, top_k, repetition_penalty)
+    one_token = compiled_next_token(model) if compile else next_token(model)
+    parts = [torch.empty(0, length, dtype=torch.long, device=model.device)]
     with evaluating(model):
         for first in range(0, num_samples, batch_size):
             names = range(first, min(first + batch_size, num_samples))
             v = uniforms(seed, "autoregressive/token", names, length)
-            last = torch.full((len(names), 1), bos, device=model.device)
-            cache, tokens = None, []
-            for i in range(length):
-                out = model(input_ids=last, past_key_values=cache, use_cache=True)
-                cache = out.past_key_values
-                last = draw(change(out.logits[:, -1]), v[:, i])[:, None]
-                tokens.append(last)
-            parts.append(torch.cat(tokens, 1))
+            text = torch.full((len(names), 1 + length), pad_id, device=model.device)
+            text[:, : 1 + len(prompt)] = torch.tensor([bos, *prompt])
+            cache = StaticCache(config=model.config, max_cache_len=length)
+            passes = _Passes(next_token(model), one_token, cache)
+            _write(text, 1 + len(prompt), v, transform, stop_ids, passes)
+            parts.append(text[:, 1:])
     return torch.cat(parts)
+
+
+def next_token(model: Any) -> NextToken:
+    """The pass of a causal model that gives the logits behind the last of some tokens."""
+
+    def logits(ids: Tensor, cache: StaticCache) -> Tensor:
+        out = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        scores: Tensor = out.logits[:, -1]
+        return scores
+
+    return logits
+
+
+def compiled_next_token(model: Any) -> NextToken:
+    """The same for one token, compiled: a graph of kernels on an accelerator."""
+    mode = None if model.device.type == "cpu" else "reduce-overhead"
+    compiled: NextToken = torch.compile(next_token(model), dynamic=False, mode=mode)
+    return compiled
+
+
+def _write(
+    text: Int[Tensor, "B L1"],
+    start: int,
+    v: Float64[Tensor, "B L"],
+    transform: Transform,
+    stop_ids: Sequence[int],
+    passes: _Passes,
+) -> None:
+    """Writes the tokens from ``start`` on into ``text``, which the caller has just made."""
+    stops = torch.tensor(list(stop_ids), device=text.device)
+    ended = torch.zeros(len(text), dtype=torch.bool, device=text.device)
+    levels = v.to(level_device(text.device))
+    for place in range(start, text.shape[1]):
+        if place == start:
+            logits = passes.of_prompt(text[:, :place], passes.cache)
+        else:
+            logits = passes.of_token(text[:, place - 1 : place].clone(), passes.cache)
+        token = draw(transform(logits, text[:, 1:place]), levels[:, place - 1])
+        text[:, place] = torch.where(ended, text[:, place], token)
+        if len(stops):
+            ended |= torch.isin(token, stops)
+            if bool(ended.all()):
+                return

@@ -1,18 +1,24 @@
-"""From a model to texts: canvases, batches, seeds for each sample, strings."""
+"""From a model to texts: batches, a seed for each sample, strings."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from sdtt.diffusion.categorical import transform
 from sdtt.diffusion.denoiser import Denoiser
-from sdtt.diffusion.noise import SCHEDULES
 from sdtt.diffusion.uniforms import uniforms
-from sdtt.sampling.ancestral import Step, ancestral
+from sdtt.sampling.canvas import encoded_canvas, pad_id_of
+from sdtt.sampling.reveal import Step, first_stop
+from sdtt.sampling.settings import SampleSettings
+
+NUMBERS_A_TOKEN = 16
+"""Activations of a pass, in widths D a token: the MLP's two of 4 D, queries, keys, values, rest."""
+
+HOST_BYTES = 2**28
+"""What the activations of a pass may take on a CPU: more texts a pass gain nothing there."""
 
 
 @contextmanager
@@ -28,161 +34,122 @@ def evaluating(model: object) -> Iterator[None]:
             model.train()  # type: ignore[attr-defined]
 
 
+def texts_a_pass(denoiser: Denoiser, length: int, device: torch.device) -> int:
+    """How many texts of ``length`` tokens one pass takes, by the memory of its activations.
+
+    Args:
+        denoiser: Its head says its width.
+        length: L.
+        device: On an accelerator a quarter of its free memory is used.
+    """
+    weight = denoiser.head.weight
+    budget = HOST_BYTES if device.type == "cpu" else _free_bytes(device) // 4
+    each = length * weight.shape[1] * NUMBERS_A_TOKEN * weight.element_size()
+    return max(1, budget // max(each, 1))
+
+
+def _free_bytes(device: torch.device) -> int:
+    try:
+        free, _ = torch.accelerator.get_memory_info(device)
+    except (RuntimeError, NotImplementedError):  # MPS does not tell
+        return 4 * HOST_BYTES
+    return free
+
+
 @torch.no_grad()
 def sample(
     denoiser: Denoiser,
     canvas: Int[Tensor, "B L"],
     *,
-    steps: int,
-    seed: int = 0,
+    attention_mask: Bool[Tensor, "B L"] | None = None,
+    stop_ids: Sequence[int] = (),
+    pad_id: int = 0,
     first_index: int = 0,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    schedule: str = "log_linear",
-    batch_size: int = 64,
     on_step: Callable[[int, Step], None] | None = None,
+    **settings: Any,
 ) -> Int[Tensor, "B L"]:
-    """Fills the MASK positions of a canvas by the ancestral sampler.
+    """Fills the MASK positions of a canvas.
 
-    Row b is a function of (seed, first_index + b) and its own canvas, not of the batch.
+    Row b is a function of (seed, first_index + b) and its own canvas, not of the batch; a padded
+    row is what its text gives alone. Both hold up to the rounding of the network, which a kernel
+    may do differently for another shape: a draw within 1e-7 of the edge of a token may then differ.
 
     Args:
         denoiser: p(x_i | z); set to evaluation mode meanwhile.
         canvas: Token ids, MASK where a token is wanted; other positions stay as they are.
-        steps: How many steps of the time grid; each costs at most one pass of the network.
-        seed: Of all uniforms.
+        attention_mask: True where a token is real, False where it is padding, on the right.
+        stop_ids: A sampled token of these ends its text: nothing behind it is sampled any more, and
+            what stands there is ``pad_id``.
+        pad_id: What stands behind a stop.
         first_index: The sample index of row 0.
-        temperature: The law is p^(1 / temperature), normalised; 0 takes the likeliest token.
-        top_p: Nucleus in (0, 1]; 1 keeps every token.
-        schedule: A name of ``SCHEDULES``.
-        batch_size: Texts a pass.
         on_step: Called with (first row of the batch, step) after each step.
+        **settings: The fields of ``SampleSettings``: sampler, steps, temperature, seed, ...
 
     Returns:
         The canvas, filled.
 
     Raises:
-        ValueError: If steps, temperature, top_p or the schedule is out of its range.
+        ValueError: If a setting is out of its range, or the denoiser cannot be compiled.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if schedule not in SCHEDULES:
-        raise ValueError(f"unknown schedule {schedule!r}; there are {', '.join(SCHEDULES)}")
-    change = transform(temperature, top_p)
+    chosen = SampleSettings(**settings)
+    run, transform = chosen.chosen(), chosen.transform()
+    if chosen.compile:
+        compile_network(denoiser)
     filled = canvas.clone(memory_format=torch.contiguous_format)
     length = canvas.shape[1]
+    if canvas.numel() == 0:
+        return filled
+    size = chosen.batch_size or texts_a_pass(denoiser, length, canvas.device)
     with evaluating(denoiser):
-        for first in range(0, len(canvas), batch_size):
-            z = canvas[first : first + batch_size]
+        for first in range(0, len(canvas), size):
+            z = canvas[first : first + size]
+            real = None if attention_mask is None else attention_mask[first : first + size]
             names = range(first_index + first, first_index + first + len(z))
-            u = uniforms(seed, "sample/reveal", names, length)
-            v = uniforms(seed, "sample/token", names, length)
-            part = filled[first : first + batch_size].view(-1)
-            for step in ancestral(
-                denoiser, z, u, v, steps=steps, transform=change, schedule=SCHEDULES[schedule]
-            ):
+            u = uniforms(chosen.seed, "sample/reveal", names, length)
+            v = uniforms(chosen.seed, "sample/token", names, length)
+            part = filled[first : first + size].view(-1)
+            for step in run(
+                denoiser, z, u=u, v=v,
+                transform=transform, attention_mask=real, stop_ids=stop_ids,
+            ):  # fmt: skip
                 part[step.rows] = step.tokens
                 if on_step is not None:
                     on_step(first, step)
-    return filled
+    return _cut(filled, canvas == denoiser.mask_token_id, stop_ids, pad_id) if stop_ids else filled
 
 
-def canvas_of(
-    denoiser: Denoiser,
-    length: int,
-    num_samples: int = 1,
-    *,
-    prompt: list[int] | None = None,
-    suffix: list[int] | None = None,
-    vocab_size: int | None = None,
-) -> Int[Tensor, "B L"]:
-    """Texts of ``length`` ids: the prompt, then MASK, then the suffix.
+def _cut(filled: Tensor, free: Tensor, stop_ids: Sequence[int], pad_id: int) -> Tensor:
+    stop = first_stop(filled, free, stop_ids)
+    behind = torch.arange(filled.shape[1], device=filled.device) > stop[:, None]
+    return filled.masked_fill(behind, pad_id)
 
-    Args:
-        denoiser: Says which id is MASK.
-        length: L.
-        num_samples: How many equal rows.
-        prompt: Ids that stand at the front.
-        suffix: Ids that stand at the end.
-        vocab_size: If given, ids must lie below it.
+
+def compile_network(denoiser: Any) -> None:
+    """Compiles what of a denoiser has a fixed shape; it stays compiled.
 
     Raises:
-        ValueError: If prompt and suffix do not fit, or hold an id that no text has.
+        ValueError: If it offers no ``compile_trunk``.
     """
-    front, back = prompt or [], suffix or []
-    if length < 1:
-        raise ValueError(f"length must be at least 1, got {length}")
-    if len(front) + len(back) > length:
+    if not hasattr(denoiser, "compile_trunk"):
         raise ValueError(
-            f"the prompt has {len(front) + len(back)} tokens, more than the text's {length}; "
-            "shorten it or raise length"
+            f"{type(denoiser).__name__} cannot be compiled: it has no compile_trunk, "
+            "as MDLMForMaskedLM has; leave compile out"
         )
-    unknown = [
-        i
-        for i in front + back
-        if i < 0 or i in denoiser.excluded_ids or (vocab_size is not None and i >= vocab_size)
-    ]
-    if unknown:
-        raise ValueError(
-            f"the prompt has the unknown id {unknown[0]}; ids lie in [0, {vocab_size}) and are not "
-            f"MASK ({denoiser.mask_token_id}); encode it with the model's own tokenizer"
-        )
-    middle = [denoiser.mask_token_id] * (length - len(front) - len(back))
-    return torch.tensor([front + middle + back]).repeat(num_samples, 1)
-
-
-def encoded_canvas(
-    model: Any,
-    tokenizer: Any,
-    *,
-    num_samples: int = 1,
-    prompt: str = "",
-    suffix: str = "",
-    length: int | None = None,
-) -> Int[Tensor, "B L"]:
-    """``canvas_of`` from strings: what looks like a special token in them is plain text.
-
-    Args:
-        model: A denoiser with a transformers config.
-        tokenizer: The tokenizer it was trained with.
-        num_samples: How many equal rows.
-        prompt: Text at the front.
-        suffix: Text at the end.
-        length: Tokens of a text; the model's own length by default.
-
-    Raises:
-        ValueError: If length is beyond the model's, or the prompt does not fit.
-    """
-    limit = model.config.max_position_embeddings
-    if length is not None and length > limit:
-        raise ValueError(f"length {length} is more than the model's {limit}")
-    front, back = (
-        tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-        for text in (prompt, suffix)
-    )
-    size = model.config.vocab_size
-    canvas = canvas_of(
-        model,
-        limit if length is None else length,
-        num_samples,
-        prompt=front,
-        suffix=back,
-        vocab_size=size,
-    )
-    return canvas.to(model.device)
+    denoiser.compile_trunk()
 
 
 def generate(
     model: Any,
     tokenizer: Any,
     *,
-    steps: int,
-    num_samples: int = 1,
-    prompt: str = "",
+    prompt: str | Sequence[str] = "",
     suffix: str = "",
+    infill: str | None = None,
+    num_samples: int = 1,
     length: int | None = None,
+    max_new_tokens: int | None = None,
+    forced: Mapping[int, int] | None = None,
+    stop_at_eos: bool = False,
     **settings: Any,
 ) -> list[str]:
     """Texts from a model and its tokenizer.
@@ -190,12 +157,16 @@ def generate(
     Args:
         model: An ``MDLMForMaskedLM``, or any denoiser with a transformers config.
         tokenizer: The tokenizer it was trained with.
-        steps: Steps of the sampler.
-        num_samples: How many texts.
-        prompt: Text that stands at the front of each.
-        suffix: Text that stands at the end of each: what lies between is filled in.
+        prompt: Text that stands at the front; of a sequence of prompts each gets its own texts.
+        suffix: Text that stands at the end: what lies between is filled in.
+        infill: Instead of both: a text with ``[n]`` where n tokens are to be filled in.
+        num_samples: How many texts for each prompt, one after the other.
         length: Tokens of a text; the model's own length by default.
-        **settings: seed, temperature, top_p, schedule, batch_size, as ``sample`` takes them.
+        max_new_tokens: Instead of length: tokens to be filled in for each prompt.
+        forced: Place to id: tokens that stand there from the beginning; negative places count from
+            the end.
+        stop_at_eos: Whether a sampled EOS ends its text.
+        **settings: The fields of ``SampleSettings``: sampler, steps, temperature, seed, ...
 
     Returns:
         One string a sample, prompt and suffix included, special tokens left out.
@@ -204,8 +175,49 @@ def generate(
         ValueError: If a setting is out of its range or the prompt does not fit.
     """
     canvas = encoded_canvas(
-        model, tokenizer, num_samples=num_samples, prompt=prompt, suffix=suffix, length=length
+        model,
+        tokenizer,
+        prompt=prompt,
+        suffix=suffix,
+        infill=infill,
+        num_samples=num_samples,
+        length=length,
+        max_new_tokens=max_new_tokens,
+        forced=forced,
     )
-    tokens = sample(model, canvas, steps=steps, **settings)
-    texts: list[str] = tokenizer.batch_decode(tokens.tolist(), skip_special_tokens=True)
+    stop_ids = stop_ids_of(model) if stop_at_eos else ()
+    tokens = sample(
+        model,
+        canvas.ids,
+        attention_mask=canvas.attention_mask,
+        stop_ids=stop_ids,
+        pad_id=pad_id_of(model),
+        **settings,
+    )
+    return texts_of(tokenizer, tokens, canvas.attention_mask)
+
+
+def stop_ids_of(model: Any) -> tuple[int, ...]:
+    """EOS, as the model's config has it.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    eos = model.config.eos_token_id
+    if eos is None:
+        raise ValueError(
+            f"{type(model).__name__} has no eos_token_id to stop at; leave stop_at_eos out"
+        )
+    return tuple(eos) if isinstance(eos, list | tuple) else (eos,)
+
+
+def texts_of(
+    tokenizer: Any, tokens: Int[Tensor, "B L"], attention_mask: Bool[Tensor, "B L"] | None
+) -> list[str]:
+    """The strings of sampled texts, without padding and special tokens."""
+    rows = tokens.tolist()
+    if attention_mask is not None:
+        sizes = attention_mask.sum(1).tolist()
+        rows = [row[:size] for row, size in zip(rows, sizes, strict=True)]
+    texts: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=True)
     return texts

@@ -1,0 +1,305 @@
+"""``model.generate`` as transformers knows it: a generation config, an output, a mixin."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import GenerationConfig
+from transformers.generation.streamers import BaseStreamer
+from transformers.utils.generic import ModelOutput
+
+from sdtt.sampling.canvas import Canvas, check_ids, force, pad_id_of, ragged_canvas
+from sdtt.sampling.generate import sample
+from sdtt.sampling.reveal import Step
+from sdtt.sampling.settings import SampleSettings
+
+TEXT_FIELDS = {
+    "max_length": "tokens of a text, prompt included",
+    "max_new_tokens": "instead of max_length: tokens to be filled in behind each prompt",
+    "num_return_sequences": "samples of each prompt, one after the other",
+    "forced_tokens": "[place, id] pairs: tokens that stand there from the beginning",
+    "eos_token_id": "a sampled token of these ends its text; None for none",
+    "pad_token_id": "what stands behind the end of a text",
+    "bos_token_id": "kept for readers of the file; no sampler asks for it",
+    "return_dict_in_generate": "an output with counts, instead of the sequences alone",
+}
+"""Fields of a ``DiffusionGenerationConfig`` beside those of ``SampleSettings``."""
+
+SAMPLE_FIELDS = tuple(each.name for each in dataclasses.fields(SampleSettings))
+ALL_FIELDS = (*SAMPLE_FIELDS, *TEXT_FIELDS)
+
+
+class DiffusionGenerationConfig(GenerationConfig):
+    """What ``generate`` of a diffusion language model takes; saved as ``generation_config.json``.
+
+    Its fields are those of ``SampleSettings`` (sampler, steps, temperature, top_p, seed, ...) and
+    those of ``TEXT_FIELDS``. A field that is None is not set: the next config in the order
+    arguments > config > ``model.generation_config`` > defaults decides.
+
+    Args:
+        **fields: Any of them.
+
+    Raises:
+        ValueError: If a name is unknown, or a value out of its range.
+    """
+
+    def __init__(self, **fields: Any) -> None:
+        # the parent's many fields are of autoregressive decoding: none of them is wanted
+        for name in ("_commit_hash", "_from_model_config", "transformers_version"):
+            setattr(self, name, fields.pop(name, None))
+        check_names(fields)
+        for name in ALL_FIELDS:
+            setattr(self, name, fields.get(name))
+        self.validate()
+
+    def validate(self, *_: Any, **__: Any) -> None:
+        """Refuses what cannot be.
+
+        Raises:
+            ValueError: If a value is out of its range.
+        """
+        self.sample_settings()
+        for name, least in (("max_length", 1), ("max_new_tokens", 0), ("num_return_sequences", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+
+    def sample_settings(self) -> SampleSettings:
+        """The settings of the sampler."""
+        given = {name: getattr(self, name) for name in SAMPLE_FIELDS}
+        given = {name: value for name, value in given.items() if value is not None}
+        if "banned" in given:
+            given["banned"] = tuple(given["banned"])
+        return SampleSettings(**given)
+
+    def merged(self, *others: Any) -> "DiffusionGenerationConfig":
+        """This config, with what it leaves open taken from the others, the first before the next.
+
+        A sampler's own settings (steps aside) go with its name: those of a config that names
+        another sampler are left out.
+        """
+        result = {name: getattr(self, name) for name in ALL_FIELDS}
+        for other in others:
+            sampler = result["sampler"]
+            foreign = sampler is not None and other.sampler not in (None, sampler)
+            skipped = SAMPLE_FIELDS[1 : SAMPLE_FIELDS.index("temperature")] if foreign else ()
+            for name in ALL_FIELDS:
+                if result[name] is None and name not in skipped:
+                    result[name] = getattr(other, name)
+        return DiffusionGenerationConfig(**result)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """The fields that are set."""
+        return {name: value for name, value in self.to_dict().items() if value is not None}
+
+    @classmethod
+    def from_model_config(cls, model_config: Any) -> "DiffusionGenerationConfig":
+        """An empty one: a model's config says nothing of sampling but its padding."""
+        return cls(pad_token_id=getattr(model_config, "pad_token_id", None))
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuses settings that there are not.
+
+    Raises:
+        ValueError: If there is one; it says what may have been meant.
+    """
+    for name in names:
+        if name not in ALL_FIELDS:
+            close = difflib.get_close_matches(name, ALL_FIELDS, 1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(ALL_FIELDS)}"
+            raise ValueError(f"unknown generation setting {name!r}; {hint}")
+
+
+@dataclass
+class DiffusionGenerationOutput(ModelOutput):
+    """What ``generate`` returns.
+
+    Attributes:
+        sequences: Token ids, prompts included, padded on the right.
+        passes: How many passes of the network each text took part in.
+        tokens_per_forward: Sampled tokens of each text, up to its end, over its passes.
+    """
+
+    sequences: Int[Tensor, "B L"] | None = None
+    passes: Int[Tensor, " B"] | None = None
+    tokens_per_forward: Float[Tensor, " B"] | None = None
+
+
+class DiffusionGenerationMixin:
+    """``generate`` for denoisers that are transformers models."""
+
+    generation_config_class = DiffusionGenerationConfig
+    generation_config: Any
+
+    def adjust_generation_fn(
+        self,
+        generation_config: "DiffusionGenerationConfig | None",
+        _from_auto_class: bool,
+        _from_pipeline: bool,
+        source: str | PathLike[str],
+        **download: Any,
+    ) -> None:
+        """Loads the ``generation_config.json`` beside the weights; called by transformers."""
+        if generation_config is not None:
+            self.generation_config = DiffusionGenerationConfig().merged(generation_config)
+            return
+        wanted = ("cache_dir", "force_download", "local_files_only", "token", "revision")
+        options = {name: download[name] for name in (*wanted, "subfolder") if name in download}
+        try:
+            self.generation_config = DiffusionGenerationConfig.from_pretrained(source, **options)
+        except OSError:  # there is none: what `__init__` made of the config stays
+            return
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Int[Tensor, "B P"] | None = None,
+        attention_mask: Tensor | None = None,
+        generation_config: DiffusionGenerationConfig | None = None,
+        streamer: BaseStreamer | None = None,
+        **overrides: Any,
+    ) -> DiffusionGenerationOutput | Int[Tensor, "B L"]:
+        """Samples texts behind, between or without prompts.
+
+        A prompt is followed by MASK up to ``max_length`` (the model's length by default) or by
+        ``max_new_tokens`` of them. A prompt that itself holds MASK, where neither is given, is
+        filled in as it is. Sample i is a function of the seed, i and its own prompt.
+
+        Args:
+            input_ids: Prompts, MASK where a token is to be filled in; None for texts from nothing.
+            attention_mask: 1 where a prompt's token is real; padding may be left or right.
+            generation_config: Settings; what it leaves open is taken from
+                ``model.generation_config``, then from the defaults.
+            streamer: One of transformers' streamers: it gets the prompt by ``put``, after every
+                step the text as it stands by ``put_draft`` (if it has that), at last the text.
+            **overrides: Fields of ``DiffusionGenerationConfig``; they win.
+
+        Returns:
+            Sequences with their passes, or with ``return_dict_in_generate=False`` the ids alone.
+
+        Raises:
+            ValueError: If a setting is unknown or out of its range, or a prompt does not fit.
+        """
+        check_names(overrides)
+        configs = [generation_config or DiffusionGenerationConfig(), self.generation_config]
+        config: Any = DiffusionGenerationConfig(**overrides).merged(*configs)
+        canvas = self._canvas(input_ids, attention_mask, config)
+        run = _Run(self, canvas, config, streamer)
+        if streamer is not None and input_ids is not None:
+            streamer.put(input_ids.cpu())
+        output = run(first_prompt=0 if input_ids is None else input_ids.shape[1])
+        if streamer is not None:
+            streamer.end()
+        ids: Tensor = output.sequences  # type: ignore[assignment]
+        return output if config.return_dict_in_generate in (None, True) else ids
+
+    def _canvas(
+        self,
+        input_ids: Int[Tensor, "B P"] | None,
+        attention_mask: Tensor | None,
+        config: Any,
+    ) -> Canvas:
+        own: Any = self
+        limit, mask_id = own.config.max_position_embeddings, own.mask_token_id
+        lengths = (config.max_length, config.max_new_tokens)
+        if None not in lengths:
+            raise ValueError("max_length and max_new_tokens exclude each other: give one")
+        if input_ids is None:
+            input_ids = torch.empty(1, 0, dtype=torch.long)
+        texts = input_ids.tolist()
+        if attention_mask is not None:
+            real = attention_mask.bool().tolist()
+            pairs = [zip(text, row, strict=True) for text, row in zip(texts, real, strict=True)]
+            texts = [[token for token, here in row if here] for row in pairs]
+        for index, text in enumerate(texts):
+            check_ids(own, text, own.config.vocab_size, allow_mask=True)
+            total = len(text)
+            if config.max_new_tokens is not None:
+                total += config.max_new_tokens
+            elif config.max_length is not None or mask_id not in text:
+                total = config.max_length or limit
+            if len(text) > total:
+                raise ValueError(
+                    f"the prompt has {len(text)} tokens, more than the text's {total}; "
+                    "shorten it or raise max_length"
+                )
+            if total > limit:
+                raise ValueError(f"a text of {total} tokens is longer than the model's {limit}")
+            texts[index] = text + [mask_id] * (total - len(text))
+        canvas = ragged_canvas(texts, _pad_id(self, config))
+        forced = _pairs(config.forced_tokens)
+        if forced:
+            check_ids(own, list(forced.values()), own.config.vocab_size)
+            canvas = force(canvas, forced)
+        return canvas.repeat(config.num_return_sequences or 1).to(own.device)
+
+
+class _Run:
+    """One call of ``generate``: the steps on their way to the streamer, and the counts."""
+
+    def __init__(
+        self,
+        model: Any,
+        canvas: Canvas,
+        config: Any,
+        streamer: BaseStreamer | None,
+    ) -> None:
+        self.model, self.canvas, self.config, self.streamer = model, canvas, config, streamer
+        self.passes = torch.zeros(len(canvas.ids), dtype=torch.long)
+        self.draft = canvas.ids.clone() if hasattr(streamer, "put_draft") else None
+
+    def __call__(self, first_prompt: int) -> DiffusionGenerationOutput:
+        ids, real = self.canvas.ids, self.canvas.attention_mask
+        stop_ids = _ids(self.config.eos_token_id)
+        pad_id = _pad_id(self.model, self.config)
+        settings = dataclasses.asdict(self.config.sample_settings())
+        sequences = sample(
+            self.model, ids, attention_mask=real, stop_ids=stop_ids, pad_id=pad_id,
+            on_step=self._on_step, **settings,
+        )  # fmt: skip
+        free = ids == self.model.mask_token_id
+        if real is not None:
+            free &= real
+        if stop_ids:
+            ended = torch.isin(sequences, torch.tensor(stop_ids, device=ids.device)) & free
+            free &= (ended.long().cumsum(1) - ended.long()) == 0
+        tokens = free.sum(1).double().cpu()
+        if self.streamer is not None:
+            self.streamer.put(sequences[:, first_prompt:].cpu())
+        return DiffusionGenerationOutput(
+            sequences=sequences,
+            passes=self.passes,
+            tokens_per_forward=tokens / self.passes.clamp_min(1),
+        )
+
+    def _on_step(self, first: int, step: Step) -> None:
+        self.passes[first + step.texts] += 1
+        if self.draft is not None:
+            length = self.draft.shape[1]
+            self.draft.view(-1)[first * length + step.rows] = step.tokens
+            self.streamer.put_draft(self.draft.cpu())  # type: ignore[union-attr]
+
+
+def _ids(ids: int | list[int] | None) -> tuple[int, ...]:
+    if ids is None:
+        return ()
+    return (ids,) if isinstance(ids, int) else tuple(ids)
+
+
+def _pad_id(model: Any, config: Any) -> int:
+    return pad_id_of(model) if config.pad_token_id is None else int(config.pad_token_id)
+
+
+def _pairs(forced: Mapping[int, int] | list[list[int]] | None) -> dict[int, int]:
+    """Place to id; a saved config holds pairs, for JSON has no integer keys."""
+    if forced is None:
+        return {}
+    pairs = forced.items() if isinstance(forced, Mapping) else forced
+    return {int(place): int(token) for place, token in pairs}
