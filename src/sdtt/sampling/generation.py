@@ -141,8 +141,8 @@ class DiffusionGenerationMixin:
     def adjust_generation_fn(
         self,
         generation_config: "DiffusionGenerationConfig | None",
-        _from_auto_class: bool,
-        _from_pipeline: bool,
+        _from_auto_class: Any,
+        _from_pipeline: Any,
         source: str | PathLike[str],
         **download: Any,
     ) -> None:
