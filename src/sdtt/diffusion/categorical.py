@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+RUN = 256
+"""Tokens that a draw sums first."""
+
 
 def draw(logits: Float[Tensor, "N V"], v: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
     """One token a row: the inverse distribution function of softmax(logits) at v, in float64.
@@ -19,11 +22,25 @@ def draw(logits: Float[Tensor, "N V"], v: Float[Tensor, " N"]) -> Int[Tensor, " 
     """
     if logits.device.type == "mps":  # has no float64
         return draw(logits.cpu(), v.cpu()).to(logits.device)
-    cumulative = logits.double().softmax(-1).cumsum(-1)
-    total = cumulative[:, -1]
+    law = logits.double().softmax(-1)
+    # first a run of tokens, then a token of the run: a sum costs less than its V partial sums
+    whole = law.shape[1] // RUN * RUN
+    runs = torch.cat(
+        [law[:, :whole].unflatten(1, (-1, RUN)).sum(-1), law[:, whole:].sum(-1, True)], 1
+    )
+    ends = runs.cumsum(1)
+    total = ends[:, -1:]
     # strictly below the total, or rounding could step past the last token
-    level = torch.minimum(v.to(total) * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, level[:, None], right=True).squeeze(-1)
+    level = torch.minimum(v.to(total)[:, None] * total, torch.nextafter(total, 0 * total))
+    run = torch.searchsorted(ends, level, right=True)
+    column = run * RUN + torch.arange(RUN, device=law.device)
+    inside = law.gather(1, column.clamp_max(law.shape[1] - 1)) * (column < law.shape[1])
+    within = inside.cumsum(1)
+    left = (level - (ends - runs).gather(1, run)).clamp_min(0)
+    place = torch.searchsorted(within, left, right=True)
+    # the two sums of a run may differ in the last bit: no further than its last possible token
+    last = torch.searchsorted(within, within[:, -1:].contiguous())
+    return (run * RUN + torch.minimum(place, last)).squeeze(1)
 
 
 def temperature(logits: Float[Tensor, "N V"], value: float) -> Float[Tensor, "N V"]:

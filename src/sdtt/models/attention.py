@@ -23,8 +23,15 @@ def rotary_angles(
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Turns the pairs (x_j, x_{j + H}) of each head by the angles (half-split rotary, RoFormer)."""
-    first, second = x.float().chunk(2, -1)
+    first, second = x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, -1)
     turned = torch.cat([first * cosine - second * sine, first * sine + second * cosine], -1)
+    return turned.to(x.dtype)
+
+
+def rotate_pairs(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """The same for pairs that stand side by side, (x_2j, x_{2j + 1}): one complex product."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    turned = torch.view_as_real(pairs * torch.complex(cosine, sine)).flatten(-2)
     return turned.to(x.dtype)
 
 
@@ -42,7 +49,8 @@ def eager_attention(
     scores = (query * scaling) @ key.transpose(-1, -2)
     if attention_mask is not None:
         scores = scores + attention_mask
-    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
+    at_least_float32 = torch.promote_types(scores.dtype, torch.float32)
+    weights = scores.softmax(-1, dtype=at_least_float32).to(value.dtype)
     weights = nn.functional.dropout(weights, dropout, module.training)
     return (weights @ value).transpose(1, 2), weights
 
@@ -109,7 +117,7 @@ class Asked:
         rows = rows.cpu()
         text = rows // length
         counts = torch.bincount(text, minlength=batch)
-        width = int(counts.max()) if len(rows) else 0
+        width = int(counts.max()) if len(rows) else 1  # kernels take no rectangle without queries
         order = text.argsort(stable=True)
         within = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[text[order]]
         picked = torch.empty_like(rows)

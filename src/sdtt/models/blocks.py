@@ -190,6 +190,7 @@ class Block(GradientCheckpointingLayer):
         self.layer_idx = layer_idx
         self.is_causal = causal
         self.head_width = width // config.n_heads
+        self.rotate = rotate
         self.norm1 = Norm(width, bias=False)
         self.attn_qkv = QueryKeyValue(width, 3 * width, bias=config.attention_bias)
         self.attn_out = nn.Linear(width, width, bias=False)
@@ -236,7 +237,7 @@ class Block(GradientCheckpointingLayer):
         if asked is None:
             qkv = self.attn_qkv(x).view(batch, length, 3, -1, self.head_width)
             query, key, value = qkv.permute(2, 0, 3, 1, 4)
-            query, key = rotate(query, *angles), rotate(key, *angles)
+            query, key = self.rotate(query, *angles), self.rotate(key, *angles)
         else:
             query, key, value = self._of_asked(x, angles, asked)
             # padding hides keys, whoever asks: one row of the mask serves all queries
@@ -276,7 +277,7 @@ class Block(GradientCheckpointingLayer):
         key, value = pair.permute(2, 0, 3, 1, 4)
         places = asked.padded % length
         own = [part.squeeze(-3)[places].unsqueeze(1) for part in angles]
-        return rotate(query, *own), rotate(key, *angles), value
+        return self.rotate(query, *own), self.rotate(key, *angles), value
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

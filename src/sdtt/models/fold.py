@@ -44,7 +44,8 @@ def fold(model: Model) -> Model:
 
 
 def _folded_state(backbone: Backbone, n_blocks: int) -> dict[str, Tensor]:
-    old = {name: weight.double() for name, weight in backbone.named_parameters()}
+    # copies, for they are written into below
+    old = {name: p.to(torch.float64, copy=True) for name, p in backbone.named_parameters()}
     condition = backbone.sigma_map.double_precision()
 
     def modulation(prefix: str, parts: int) -> tuple[Tensor, ...]:

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 
+from sdtt.models.attention import rotate_pairs
 from sdtt.models.blocks import BlocksModel
 from sdtt.models.linear import FUSED, PackedLinear
 
@@ -26,6 +28,16 @@ def can_pack(model: BlocksModel) -> bool:
         torch.float16: kernels._is_mkldnn_fp16_supported,
     }
     return model.dtype in checks and bool(checks[model.dtype]())
+
+
+def _pairs_side_by_side(width: int, head_width: int) -> Int[Tensor, " W"]:
+    """An order of queries, keys and values in which rotary pairs are neighbours.
+
+    The same order for queries and keys leaves every score as it is.
+    """
+    order = torch.arange(3 * width)
+    turned = order[: 2 * width].view(-1, 2, head_width // 2).transpose(1, 2).flatten()
+    return torch.cat([turned, order[2 * width :]])
 
 
 @torch.no_grad()
@@ -49,7 +61,11 @@ def pack(model: Model) -> Model:
         width = model.config.hidden_dim
         is_last = index == model.config.n_blocks - 1
         splits = (width, 2 * width) if is_last else None  # queries of few rows, keys of all
-        block.attn_qkv = PackedLinear(block.attn_qkv.weight, block.attn_qkv.bias, splits=splits)
+        qkv = block.attn_qkv
+        order = _pairs_side_by_side(width, block.head_width)
+        bias = None if qkv.bias is None else qkv.bias[order]
+        block.attn_qkv = PackedLinear(qkv.weight[order], bias, splits=splits)
+        block.rotate = rotate_pairs
         block.attn_out = PackedLinear(block.attn_out.weight, block.attn_out.bias)
         up, act, down = block.mlp
         fused = activation if activation in FUSED else None

@@ -179,6 +179,7 @@ def encoded_canvas(
         if prompt or suffix or length is not None or max_new_tokens is not None:
             raise ValueError("infill holds the whole text: leave out prompt, suffix and lengths")
         texts = [_infill_ids(model, tokenizer, infill)]
+        check_ids(model, texts[0], model.config.vocab_size, allow_mask=True)
     else:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         fronts = [encode(tokenizer, text) for text in prompts]

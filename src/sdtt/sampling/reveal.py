@@ -148,9 +148,9 @@ class Network:
 
     * Texts without an asked row drop out of the pass.
     * A text in which nothing is visible has the same hidden rows as any other such text of its
-      length: they are computed once. Where the denoiser says ``blank_is_uniform``, all positions of
-      such a text are alike (every value that attention averages is the same), and one token is
-      enough.
+      length and time: they are computed once. Where the denoiser says ``blank_is_uniform``, all
+      positions of such a text are alike at any time (every value that attention averages is the
+      same), and one token is enough.
 
     Args:
         denoiser: p(x_i | z).
@@ -184,21 +184,25 @@ class Network:
         self.canvas.view(-1)[rows] = tokens
 
     def text_of(self, rows: Int[Tensor, " N"]) -> Int[Tensor, "N L"]:
-        """The text of each row, as it stands."""
-        return self.canvas[rows // self.length]
+        """The text of each row, as it stands; padding reads as MASK, which no penalty counts."""
+        text = self.canvas
+        if self.attention_mask is not None:
+            text = text.masked_fill(~self.attention_mask, self.denoiser.mask_token_id)
+        return text[rows // self.length]
 
     def blank_hidden(
-        self, positions: Int[Tensor, " N"], t: Float64[Tensor, " 1"]
+        self, positions: Int[Tensor, " N"], t: Float64[Tensor, " N"]
     ) -> Float[Tensor, "N D"]:
-        """Hidden rows of a text in which nothing is visible, at positions on the CPU."""
+        """Hidden rows of texts in which nothing is visible, at positions and times on the CPU."""
         mask_id = self.denoiser.mask_token_id
         if self._uniform:
             if self._blank_row is None:
                 self._blank_row = self.denoiser.hidden(self.canvas.new_full((1, 1), mask_id))
             return self._blank_row.expand(len(positions), -1)
-        wanted, where = positions.unique(return_inverse=True)
-        blank = self.canvas.new_full((1, self.length), mask_id)
-        hidden = self.denoiser.hidden(blank, wanted, t=self._on_device(t.float()))
+        times, which = t.unique(return_inverse=True)  # one text for each time
+        wanted, where = (which * self.length + positions).unique(return_inverse=True)
+        blank = self.canvas.new_full((len(times), self.length), mask_id)
+        hidden = self.denoiser.hidden(blank, wanted, t=self._on_device(times.float()))
         return hidden[self._on_device(where)]
 
     def hidden(
@@ -214,9 +218,10 @@ class Network:
             texts: The texts that own them, ascending, on the CPU.
             t: The time of each of these texts.
         """
-        if len(texts) < self.batch and self._fixed_shapes:
+        everyone = len(texts) == self.batch
+        if self._fixed_shapes:
             texts, t = _to_power_of_two(texts, t, self.batch)
-        if len(texts) == self.batch:
+        if everyone:
             z, mask, local = self.canvas, self.attention_mask, rows
         else:
             chosen = self._on_device(texts)
@@ -337,7 +342,8 @@ def _reveal(
     length, begun, rest = network.length, each.rows[: each.blank], each.rows[each.blank :]
     parts = []
     if len(begun):
-        parts.append(network.blank_hidden(begun % length, t[:1]))
+        own = t[torch.searchsorted(each.texts, begun // length)]
+        parts.append(network.blank_hidden(begun % length, own))
     if len(rest):
         texts = (rest // length).unique() if len(begun) else each.texts
         parts.append(network.hidden(rest, texts, t[torch.searchsorted(each.texts, texts)]))
