@@ -33,6 +33,7 @@ from sdtt.models.checkpoints import load_model
 from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM, preset
 from sdtt.report.demo import write_report
 from sdtt.sampling.autoregressive import sample_autoregressive
+from sdtt.sampling.settings import SampleSettings
 from sdtt.training.distill import SDTTConfig, SDTTTrainer
 from sdtt.training.pretrain import CausalTrainer, MDLMTrainer, PretrainConfig, initialise_from
 from sdtt.training.trainer import StreamTrainer
@@ -271,7 +272,7 @@ def _measure_all(
 ) -> tuple[dict[str, Any], dict[str, list[str]]]:
     """The metrics, and texts to read, with as many samples as the time left allows."""
     with clock.stage("measure"):
-        how = Sampling(num_samples=_affordable(models, clock), seed=settings.seed)
+        how = Sampling(_affordable(models, clock), settings=_sampling(settings.seed))
         judge, texts = models.judge, {}
         jobs = len(TEACHER_STEPS) + len(models.students) * len(STUDENT_STEPS + CONTROL_STEPS)
         metrics: dict[str, Any] = {"teacher": {}, "students": {}}
@@ -314,9 +315,14 @@ def _measure_all(
     return metrics, decoded
 
 
+def _sampling(seed: int) -> SampleSettings:
+    """The process as it is published; `sdtt generate` takes the dilated order."""
+    return SampleSettings(sampler="ancestral", seed=seed)
+
+
 def _affordable(models: Models, clock: Clock) -> int:
     """Samples of each measurement, so that all of them fit into the time left."""
-    trial = Sampling(num_samples=64)
+    trial = Sampling(64, settings=_sampling(0))
     draw_samples(models.teacher, 4, trial)
     start = time.perf_counter()
     draw_samples(models.teacher, 4, trial)

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from sdtt.cli.console import note, progress
-from sdtt.cli.options import command
+from sdtt.cli.options import Given, command
 from sdtt.data.packing import load_blocks
 from sdtt.evaluation.nelbo import validation_nelbo
 from sdtt.evaluation.suite import (
@@ -23,6 +23,7 @@ from sdtt.evaluation.suite import (
     without_nan,
 )
 from sdtt.models.checkpoints import load_model, load_tokenizer_of, on_accelerator
+from sdtt.sampling.settings import SampleSettings
 
 Retokenise = Callable[[list[list[int]]], list[list[int]]]
 
@@ -46,6 +47,10 @@ class EvaluateSettings:
     )
     data: str | None = field(
         default=None, metadata={"help": "text for the model's NELBO on its held-out part"}
+    )
+    num_samples: int = field(default=256, metadata={"help": "samples of each measurement"})
+    length: int | None = field(
+        default=None, metadata={"help": "tokens of a sample; the model's length by default"}
     )
     text_column: str = field(
         default="text", metadata={"help": "of --data, as it was in pretraining"}
@@ -71,24 +76,26 @@ class EvaluateSettings:
             raise ValueError(f"steps must be at least 1, got {wrong[0]}")
 
 
-def evaluate(settings: EvaluateSettings, sampling: Sampling) -> None:
+def evaluate(settings: EvaluateSettings, sampling: Given[SampleSettings]) -> None:
     """Measure a model at several numbers of steps, or a file of samples.
 
     Perplexity under the judge always stands beside the entropy of the samples. With --teacher each
-    row is followed by its control: the teacher at the same steps, cooled to the same entropy.
+    row is followed by its control: the teacher at the same steps, cooled to the same entropy. The
+    sampler is by default that of `sdtt generate`; published numbers are of `--sampler ancestral`.
     """
     if settings.output.exists() and not settings.overwrite:
         raise ValueError(
             f"{settings.output} is there already; give --overwrite or another --output"
         )
+    how = Sampling(settings.num_samples, settings.length, sampling.make())
     logging.disable_progress_bar()
     judge = load_model(settings.judge, causal=True)
     judge.to(torch.accelerator.current_accelerator() or "cpu")
     tokenizer = load_tokenizer_of(settings.judge)
     rows = (
-        _of_file(settings.samples, judge, tokenizer, sampling)
+        _of_file(settings.samples, judge, tokenizer, how)
         if settings.samples is not None
-        else _of_model(settings, judge, tokenizer, sampling)
+        else _of_model(settings, judge, tokenizer, how)
     )
     settings.output.parent.mkdir(parents=True, exist_ok=True)
     aside = settings.output.with_name(settings.output.name + ".part")
@@ -118,7 +125,9 @@ def _of_model(
             text_column=settings.text_column,
             unwrap=settings.unwrap,
         )
-        bound = validation_nelbo(model, blocks.validation, device=model.device, seed=how.seed)
+        bound = validation_nelbo(
+            model, blocks.validation, device=model.device, seed=how.settings.seed
+        )
         record = without_nan({"data": settings.data, **vars(bound)})
         yield {"kind": "nelbo", "model": str(settings.model), **record}
     with progress(len(settings.steps), "evaluate", "rows") as advance:
@@ -168,7 +177,7 @@ def _of_file(
         if not isinstance(entry, dict) or not {"ids", "text"} & entry.keys():
             raise ValueError(f"{path}, line {number}: needs a field 'text' or 'ids'")
         texts.append(_ids(entry, tokenizer, f"{path}, line {number}"))
-    record = measure(texts, judge, batch_size=how.batch_size)
+    record = measure(texts, judge, batch_size=how.judge_batch)
     yield {"kind": "samples", "samples": str(path), **record}
 
 
@@ -220,6 +229,7 @@ def _line(row: Record) -> str:
 
 COMMAND = command(
     evaluate,
+    withhold={"steps"},  # a ladder of them is measured
     example=(
         "sdtt evaluate --model runs/student/students/4 --steps 4,8,16 --teacher runs/teacher "
         "--judge runs/judge --output runs/student.jsonl"

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -16,39 +16,47 @@ from sdtt.evaluation.diversity import Ids, diversity
 from sdtt.evaluation.judge import judge_perplexity
 from sdtt.sampling.canvas import canvas_of
 from sdtt.sampling.generate import sample
-from sdtt.sampling.settings import SamplerName, SampleSettings
+from sdtt.sampling.settings import SampleSettings
 
 Record = dict[str, Any]
+
+JUDGE_BATCH = 64
+"""Texts a pass of the judge, where nothing else is said."""
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How the samples of a measurement are drawn.
 
+    Attributes:
+        num_samples: Samples of each measurement.
+        length: Tokens of a sample; the model's length if None.
+        settings: The sampler and its settings; the steps are those of the measurement.
+
     Raises:
         ValueError: If a number is out of its range.
     """
 
-    num_samples: int = field(default=256, metadata={"help": "samples of each measurement"})
-    seed: int = field(default=0, metadata={"help": "of the samples"})
-    temperature: float = field(default=1.0, metadata={"help": "the law is p^(1 / temperature)"})
-    top_p: float = field(default=1.0, metadata={"help": "nucleus, in (0, 1]; 1 keeps all tokens"})
-    sampler: SamplerName = field(
-        default="ancestral", metadata={"help": "which positions are revealed when"}
-    )
-    length: int | None = field(
-        default=None, metadata={"help": "tokens of a sample; the model's length by default"}
-    )
-    batch_size: int = field(default=64, metadata={"help": "samples a pass; changes no result"})
+    num_samples: int = 256
+    length: int | None = None
+    settings: SampleSettings = field(default_factory=SampleSettings)
 
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
-        for name in ("num_samples", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        _sample_settings(1, self, self.temperature)
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1, got {self.num_samples}")
         if self.length is not None and self.length < 1:
             raise ValueError(f"length must be at least 1, got {self.length}")
+
+    @property
+    def judge_batch(self) -> int:
+        """Texts a pass of the judge: as many as a pass of the sampler, if that is said."""
+        return self.settings.batch_size or JUDGE_BATCH
+
+    def at(self, steps: int, temperature: float | None = None) -> SampleSettings:
+        """The settings at one number of steps, and at another temperature if one is given."""
+        value = self.settings.temperature if temperature is None else temperature
+        return replace(self.settings, steps=steps, temperature=value)
 
 
 def without_nan(record: Record) -> Record:
@@ -65,26 +73,14 @@ def draw_samples(
     """Unconditional samples of a model as token ids."""
     length = how.length or model.config.model_length
     canvas = canvas_of(model, length, how.num_samples).to(model.device)
-    settings = _sample_settings(steps, how, how.temperature if temperature is None else temperature)
-    return sample(model, canvas, **vars(settings))
-
-
-def _sample_settings(steps: int, how: Sampling, temperature: float) -> SampleSettings:
-    return SampleSettings(
-        sampler=how.sampler,
-        steps=steps,
-        seed=how.seed,
-        temperature=temperature,
-        top_p=how.top_p,
-        batch_size=how.batch_size,
-    )
+    return sample(model, canvas, **vars(how.at(steps, temperature)))
 
 
 def measure(
     texts: Sequence[Ids],
     judge: Any,
     *,
-    batch_size: int = 64,
+    batch_size: int = JUDGE_BATCH,
     for_judge: Sequence[Ids] | None = None,
 ) -> Record:
     """Judge perplexity, and diversity beside it.
@@ -110,8 +106,8 @@ def measure(
     }
 
 
-def _settings(model: Any, steps: int, how: Sampling, temperature: float) -> Record:
-    return _sample_settings(steps, how, temperature).record() | {
+def _settings(model: Any, steps: int, how: Sampling, temperature: float | None = None) -> Record:
+    return how.at(steps, temperature).record() | {
         "length": how.length or model.config.model_length,
         "dtype": str(model.dtype).removeprefix("torch."),
         "torch": torch.__version__,
@@ -138,10 +134,10 @@ def measure_model(
     start = time.perf_counter()
     texts = draw_samples(model, steps, how).tolist()
     seconds = time.perf_counter() - start
-    record = _settings(model, steps, how, how.temperature)
+    record = _settings(model, steps, how)
     record |= {"seconds_sampling": seconds}
     for_judge = retokenise(texts) if retokenise else None
-    record |= measure(texts, judge, batch_size=how.batch_size, for_judge=for_judge)
+    record |= measure(texts, judge, batch_size=how.judge_batch, for_judge=for_judge)
     return record | {"retokenised": retokenise is not None}, texts
 
 
@@ -170,7 +166,7 @@ def measure_control(
     match = match_entropy(partial(_at, teacher, steps, how), entropy)
     record = _settings(teacher, steps, how, match.temperature)
     for_judge = retokenise(match.samples) if retokenise else None
-    record |= measure(match.samples, judge, batch_size=how.batch_size, for_judge=for_judge)
+    record |= measure(match.samples, judge, batch_size=how.judge_batch, for_judge=for_judge)
     return record | {"retokenised": retokenise is not None, "matched_entropy": entropy}
 
 

@@ -17,7 +17,7 @@ from transformers.utils.generic import ModelOutput
 from sdtt.sampling.canvas import Canvas, check_ids, force, pad_id_of, ragged_canvas
 from sdtt.sampling.generate import sample
 from sdtt.sampling.reveal import Step
-from sdtt.sampling.settings import SampleSettings
+from sdtt.sampling.settings import OF_SAMPLERS, SAMPLERS, SamplerName, SampleSettings
 
 TEXT_FIELDS = {
     "max_length": "tokens of a text, prompt included",
@@ -33,6 +33,8 @@ TEXT_FIELDS = {
 
 SAMPLE_FIELDS = tuple(each.name for each in dataclasses.fields(SampleSettings))
 ALL_FIELDS = (*SAMPLE_FIELDS, *TEXT_FIELDS)
+ALTERNATIVES = (("max_length", "max_new_tokens"), ("steps", "threshold", "entropy_bound"))
+"""Fields of which a text takes one: where a config gives one, later configs give no other."""
 
 
 class DiffusionGenerationConfig(GenerationConfig):
@@ -64,7 +66,7 @@ class DiffusionGenerationConfig(GenerationConfig):
         Raises:
             ValueError: If a value is out of its range.
         """
-        self.sample_settings()
+        SampleSettings(**{"sampler": self._some_sampler()} | self._given())
         for name, least in (("max_length", 1), ("max_new_tokens", 0), ("num_return_sequences", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -72,23 +74,36 @@ class DiffusionGenerationConfig(GenerationConfig):
 
     def sample_settings(self) -> SampleSettings:
         """The settings of the sampler."""
+        return SampleSettings(**self._given())
+
+    def _given(self) -> dict[str, Any]:
         given = {name: getattr(self, name) for name in SAMPLE_FIELDS}
         given = {name: value for name, value in given.items() if value is not None}
         if "banned" in given:
             given["banned"] = tuple(given["banned"])
-        return SampleSettings(**given)
+        return given
+
+    def _some_sampler(self) -> SamplerName:
+        """A sampler that has the settings given here: which one it is, another config may say."""
+        own = self._given().keys() & set(OF_SAMPLERS)
+        return next((name for name in SAMPLERS if own <= settings_of(name)), "dilated")
 
     def merged(self, *others: Any) -> "DiffusionGenerationConfig":
         """This config, with what it leaves open taken from the others, the first before the next.
 
-        A sampler's own settings (steps aside) go with its name: those of a config that names
-        another sampler are left out.
+        Settings that the sampler does not have are left out of the others, and but for steps those
+        of a config that names another sampler. Of fields that exclude each other (``ALTERNATIVES``)
+        the first that is given stays alone.
         """
         result = {name: getattr(self, name) for name in ALL_FIELDS}
         for other in others:
+            decided = [g for g in ALTERNATIVES if any(result[name] is not None for name in g)]
+            skipped = {name for group in decided for name in group}
             sampler = result["sampler"]
-            foreign = sampler is not None and other.sampler not in (None, sampler)
-            skipped = SAMPLE_FIELDS[1 : SAMPLE_FIELDS.index("temperature")] if foreign else ()
+            if sampler is not None:
+                foreign = other.sampler not in (None, sampler)
+                kept = settings_of(sampler) & ({"steps"} if foreign else set(OF_SAMPLERS))
+                skipped |= set(OF_SAMPLERS) - kept
             for name in ALL_FIELDS:
                 if result[name] is None and name not in skipped:
                     result[name] = getattr(other, name)
@@ -102,6 +117,11 @@ class DiffusionGenerationConfig(GenerationConfig):
     def from_model_config(cls, model_config: Any) -> "DiffusionGenerationConfig":
         """An empty one: a model's config says nothing of sampling but its padding."""
         return cls(pad_token_id=getattr(model_config, "pad_token_id", None))
+
+
+def settings_of(sampler: SamplerName) -> set[str]:
+    """The names of the settings that a sampler has."""
+    return {each.name for each in dataclasses.fields(SAMPLERS[sampler][1])}
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -177,8 +197,9 @@ class DiffusionGenerationMixin:
             attention_mask: 1 where a prompt's token is real; padding may be left or right.
             generation_config: Settings; what it leaves open is taken from
                 ``model.generation_config``, then from the defaults.
-            streamer: One of transformers' streamers: it gets the prompt by ``put``, after every
-                step the text as it stands by ``put_draft`` (if it has that), at last the text.
+            streamer: One of transformers' streamers: it gets by ``put`` what stands in front of
+                the first free place, after every step what follows it by ``put_draft`` (if it has
+                that), at last the same by ``put``. Those of transformers take one text.
             **overrides: Fields of ``DiffusionGenerationConfig``; they win.
 
         Returns:
@@ -191,12 +212,7 @@ class DiffusionGenerationMixin:
         configs = [generation_config or DiffusionGenerationConfig(), self.generation_config]
         config: Any = DiffusionGenerationConfig(**overrides).merged(*configs)
         canvas = self._canvas(input_ids, attention_mask, config)
-        run = _Run(self, canvas, config, streamer)
-        if streamer is not None and input_ids is not None:
-            streamer.put(input_ids.cpu())
-        output = run(first_prompt=0 if input_ids is None else input_ids.shape[1])
-        if streamer is not None:
-            streamer.end()
+        output = _Run(self, canvas, config, streamer)()
         ids: Tensor = output.sequences  # type: ignore[assignment]
         return output if config.return_dict_in_generate in (None, True) else ids
 
@@ -252,27 +268,33 @@ class _Run:
         streamer: BaseStreamer | None,
     ) -> None:
         self.model, self.canvas, self.config, self.streamer = model, canvas, config, streamer
+        self.settings = dataclasses.asdict(config.sample_settings())
         self.passes = torch.zeros(len(canvas.ids), dtype=torch.long)
+        self.free = canvas.ids == model.mask_token_id
+        if canvas.attention_mask is not None:
+            self.free &= canvas.attention_mask
+        # what stands in front of the first free place is shown once, and the rest as it changes
+        self.first = int((~self.free.any(0)).long().cumprod(0).sum())
         self.draft = canvas.ids.clone() if hasattr(streamer, "put_draft") else None
 
-    def __call__(self, first_prompt: int) -> DiffusionGenerationOutput:
+    def __call__(self) -> DiffusionGenerationOutput:
         ids, real = self.canvas.ids, self.canvas.attention_mask
         stop_ids = _ids(self.config.eos_token_id)
         pad_id = _pad_id(self.model, self.config)
-        settings = dataclasses.asdict(self.config.sample_settings())
+        if self.streamer is not None:
+            self.streamer.put(ids[:, : self.first].cpu())
         sequences = sample(
             self.model, ids, attention_mask=real, stop_ids=stop_ids, pad_id=pad_id,
-            on_step=self._on_step, **settings,
+            on_step=self._on_step, **self.settings,
         )  # fmt: skip
-        free = ids == self.model.mask_token_id
-        if real is not None:
-            free &= real
+        free = self.free
         if stop_ids:
             ended = torch.isin(sequences, torch.tensor(stop_ids, device=ids.device)) & free
-            free &= (ended.long().cumsum(1) - ended.long()) == 0
+            free = free & ((ended.long().cumsum(1) - ended.long()) == 0)
         tokens = free.sum(1).double().cpu()
         if self.streamer is not None:
-            self.streamer.put(sequences[:, first_prompt:].cpu())
+            self.streamer.put(sequences[:, self.first :].cpu())
+            self.streamer.end()
         return DiffusionGenerationOutput(
             sequences=sequences,
             passes=self.passes,
@@ -284,7 +306,7 @@ class _Run:
         if self.draft is not None:
             length = self.draft.shape[1]
             self.draft.view(-1)[first * length + step.rows] = step.tokens
-            self.streamer.put_draft(self.draft.cpu())  # type: ignore[union-attr]
+            self.streamer.put_draft(self.draft[:, self.first :].cpu())  # type: ignore[union-attr]
 
 
 def _ids(ids: int | list[int] | None) -> tuple[int, ...]:
