@@ -58,7 +58,20 @@ DIVERGENCE = "diffusion/test_diffusion_divergence.py::test_"
 ELBO = "diffusion/test_diffusion_elbo.py::test_"
 ROLLOUT = "diffusion/test_diffusion_rollout.py::test_"
 ANCESTRAL = "sampling/test_sampling_ancestral.py::test_"
+FIRST_HITTING = "sampling/test_sampling_first_hitting.py::test_"
+ANALYTIC = "sampling/test_sampling_analytic.py::test_"
+DILATED = "sampling/test_sampling_dilated.py::test_"
+CONFIDENCE = "sampling/test_sampling_confidence.py::test_"
+REVEAL = "sampling/test_sampling_reveal.py::test_"
+SETTINGS = "sampling/test_sampling_settings.py::test_"
+CANVAS = "sampling/test_sampling_canvas.py::test_"
 GENERATE = "sampling/test_sampling_generate.py::test_"
+
+FOLD = "models/test_models_fold.py::test_"
+ROWS = "models/test_models_rows.py::test_"
+PACK = "models/test_models_pack.py::test_"
+COMPILE = "models/test_models_compile.py::test_"
+GENERATION = "sampling/test_sampling_generation.py::test_"
 
 DISTILL = "training/test_training_distill.py::test_"
 RESTART = "training/test_training_restart.py::test_"
@@ -67,8 +80,8 @@ MUTANTS = [
     Mutant(
         "draw in float32",
         "diffusion/categorical.py",
-        "logits.double().softmax(-1).cumsum(-1)",
-        "logits.float().softmax(-1).cumsum(-1)",
+        "law = logits.double().softmax(-1)",
+        "law = logits.float().softmax(-1)",
         (
             CATEGORICAL + "a_token_of_chance_one_in_a_billion_has_its_interval",
             CATEGORICAL + "float32_scores_are_drawn_in_float64",
@@ -77,15 +90,15 @@ MUTANTS = [
     Mutant(
         "draw may take a token of probability 0",
         "diffusion/categorical.py",
-        "level[:, None], right=True)",
-        "level[:, None], right=False)",
+        "torch.searchsorted(within, left, right=True)",
+        "torch.searchsorted(within, left, right=False)",
         (CATEGORICAL + "v_of_zero_takes_the_first_token_that_can_be",),
     ),
     Mutant(
         "draw may step past the last token",
         "diffusion/categorical.py",
-        "torch.minimum(v.to(total) * total, torch.nextafter(total, torch.zeros_like(total)))",
-        "v.to(total) + 2.0**-53",
+        "torch.minimum(v.to(total)[:, None] * total, torch.nextafter(total, 0 * total))",
+        "v.to(total)[:, None] + 2.0**-53",
         (CATEGORICAL + "v_just_below_one_takes_the_last_token_that_can_be",),
     ),
     Mutant(
@@ -295,9 +308,9 @@ MUTANTS = [
     ),
     Mutant(
         "visible tokens are drawn again",
-        "sampling/ancestral.py",
-        "(z == denoiser.mask_token_id).flatten()",
-        "(z >= 0).flatten()",
+        "sampling/reveal.py",
+        "free = z == denoiser.mask_token_id",
+        "free = z >= 0",
         (
             ANCESTRAL + "visible_tokens_stay_under_a_denoiser_that_does_not_look",
             ANCESTRAL + "every_masked_row_is_asked_for_once_and_no_other",
@@ -305,9 +318,9 @@ MUTANTS = [
     ),
     Mutant(
         "a pass does not see what was revealed",
-        "sampling/ancestral.py",
-        "hidden_of_rows(denoiser, canvas.view_as(z), on_device, t)",
-        "hidden_of_rows(denoiser, z, on_device, t)",
+        "sampling/reveal.py",
+        "self.canvas.view(-1)[rows] = tokens",
+        "pass",
         (
             ANCESTRAL + "two_tokens_in_T_steps_are_product_over_T_and_else_the_joint_law",
             ANCESTRAL + "a_pass_sees_what_earlier_steps_revealed",
@@ -316,7 +329,7 @@ MUTANTS = [
     Mutant(
         "one uniform says both when and what",
         "sampling/generate.py",
-        'uniforms(seed, "sample/token", names, length)',
+        'uniforms(chosen.seed, "sample/token", names, length)',
         "u",
         (GENERATE + "samples_of_many_steps_have_the_marginals_of_the_law",),
     ),
@@ -335,10 +348,378 @@ MUTANTS = [
         (GENERATE + "a_student_samples_without_dropout",),
     ),
     Mutant(
+        "a draw forgets what stands before its run",
+        "diffusion/categorical.py",
+        "(level - (ends - runs).gather(1, run))",
+        "(level - 0 * (ends - runs).gather(1, run))",
+        (CATEGORICAL + "a_draw_from_many_tokens_is_the_inverse_distribution_function",),
+    ),
+    Mutant(
+        "top_k drops the last of the likeliest",
+        "diffusion/categorical.py",
+        "logits < smallest",
+        "logits <= smallest",
+        (CATEGORICAL + "top_k_keeps_the_likeliest_tokens",),
+    ),
+    Mutant(
+        "the repetition penalty hangs on the constant of the logits",
+        "diffusion/categorical.py",
+        "log_p = logits.double().log_softmax(-1)",
+        "log_p = logits.double()",
+        (CATEGORICAL + "a_seen_token_has_its_probability_raised_to_the_penalty",),
+    ),
+    Mutant(
+        "MASK in the text penalises the last token",
+        "diffusion/categorical.py",
+        "torch.where(counted, text, logits.shape[-1])",
+        "text.clamp_max(logits.shape[-1] - 1)",
+        (CATEGORICAL + "mask_in_the_text_counts_for_nothing",),
+    ),
+    Mutant(
+        "a banned token keeps some probability",
+        "diffusion/categorical.py",
+        'logits = logits.index_fill(-1, index, float("-inf"))',
+        "logits = logits.index_fill(-1, index, -20.0)",
+        (CATEGORICAL + "a_banned_token_has_no_probability_and_the_others_share_it",),
+    ),
+    Mutant(
+        "cosine counts are those of another curve",
+        "sampling/ancestral.py",
+        "share = torch.cos(torch.pi / 2 * (1 - share))",
+        "share = torch.cos(torch.pi / 2 * (1 - share)) ** 2",
+        (ANCESTRAL + "cosine_counts_leave_the_floor_of_the_cosine_masked",),
+    ),
+    Mutant(
+        "fixed counts go from the left",
+        "sampling/ancestral.py",
+        "fixed_steps(ranks(u, free), masked)",
+        "fixed_steps(ranks(torch.zeros_like(u), free), masked)",
+        (
+            ANCESTRAL + "fixed_counts_take_the_positions_in_the_order_of_u",
+            ANCESTRAL + "two_of_four_positions_fall_together_in_two_even_steps_one_time_in_three",
+        ),
+    ),
+    Mutant(
+        "fixed counts tell the network the time of the grid",
+        "sampling/ancestral.py",
+        "share = masked[:, :-1].double() / total.clamp_min(1)",
+        "share = grid(steps)[:-1].expand(len(u), -1)",
+        (ANCESTRAL + "with_fixed_counts_the_network_is_told_the_share_that_is_masked",),
+    ),
+    Mutant(
+        "first hitting takes the last token first",
+        "sampling/first_hitting.py",
+        "rank = ranks(u, free)",
+        "rank = ranks(1 - u, free)",
+        (
+            FIRST_HITTING + "it_is_the_limit_of_the_ancestral_sampler_from_the_same_uniforms",
+            FIRST_HITTING + "the_network_is_asked_at_the_time_at_which_a_token_is_due",
+        ),
+    ),
+    Mutant(
+        "a group of first hitting does not follow in time",
+        "sampling/first_hitting.py",
+        "rank // settings.tokens_per_pass",
+        "rank % settings.tokens_per_pass",
+        (
+            FIRST_HITTING + "tokens_of_a_group_are_drawn_as_independent",
+            FIRST_HITTING + "a_group_is_asked_for_when_its_first_token_is_due",
+        ),
+    ),
+    Mutant(
+        "a group is asked for when its second token is due",
+        "sampling/first_hitting.py",
+        "hits[:, :: settings.tokens_per_pass]",
+        "hits.roll(-1, 1)[:, :: settings.tokens_per_pass]",
+        (FIRST_HITTING + "a_group_is_asked_for_when_its_first_token_is_due",),
+    ),
+    Mutant(
+        "the analytic step forgets that ratios need not sum to 1",
+        "sampling/analytic.py",
+        "(total_score(denoiser, hidden) * rho)",
+        "(torch.ones(len(hidden)) * rho)",
+        (
+            ANALYTIC + "a_step_reveals_with_r_times_the_chance_of_the_process",
+            ANALYTIC + "unnormalised_ratios_have_the_enumerated_law",
+        ),
+    ),
+    Mutant(
+        "the analytic step forgets the steps before",
+        "sampling/analytic.py",
+        "chance_masked.view(-1)[rows] *= 1 - revealed",
+        "chance_masked.view(-1)[rows] = 1 - revealed",
+        (ANALYTIC + "a_normalised_denoiser_gives_the_ancestral_text",),
+    ),
+    Mutant(
+        "the last analytic step is like the others",
+        "sampling/analytic.py",
+        "if index < last else 1.0",
+        "if index <= last else 1.0",
+        (ANALYTIC + "the_last_step_reveals_what_is_left",),
+    ),
+    Mutant(
+        "raw logits are taken for ratios",
+        "sampling/analytic.py",
+        'if not getattr(denoiser, "unnormalised_scores", False):',
+        "if False:",
+        (ANALYTIC + "logits_of_a_denoiser_that_declares_nothing_hold_up_to_a_constant",),
+    ),
+    Mutant(
+        "a dilated step takes neighbours",
+        "sampling/dilated.py",
+        "order.gather(1, rank % count)",
+        "order.gather(1, rank * count // total.clamp_min(1) % count)",
+        (
+            DILATED + "a_chain_has_the_law_of_an_independent_first_step",
+            DILATED + "positions_are_revealed_together_just_where_their_ranks_are_equal_modulo_N",
+        ),
+    ),
+    Mutant(
+        "prompts take a turn in a dilated order",
+        "sampling/dilated.py",
+        "rank = rank_of_free(free)",
+        "rank = torch.arange(u.shape[1]).repeat(len(u), 1)",
+        (DILATED + "prompts_and_infilled_spans_take_no_turn",),
+    ),
+    Mutant(
+        "residues go from the left",
+        "sampling/dilated.py",
+        "u.gather(1, place).masked_fill(beyond, 2.0)",
+        "torch.zeros_like(u).masked_fill(beyond, 2.0)",
+        (
+            DILATED + "the_order_of_the_residues_is_a_fair_permutation",
+            DILATED + "a_chain_has_the_law_of_an_independent_first_step",
+        ),
+    ),
+    Mutant(
+        "the order of the residues hangs on the padding",
+        "sampling/dilated.py",
+        "place = (~free).long().argsort(dim=1, stable=True)",
+        "place = free.long().argsort(dim=1, stable=True)",
+        (DILATED + "a_padded_text_has_the_plan_that_it_has_alone",),
+    ),
+    Mutant(
+        "a short run always falls in the first steps",
+        "sampling/dilated.py",
+        "when = torch.where(short, order.gather(1, within.clamp_min(0)), within)",
+        "when = within",
+        (DILATED + "stratified_takes_each_position_of_a_run_in_each_step_as_often",),
+    ),
+    Mutant(
+        "stratified draws from the whole text",
+        "sampling/dilated.py",
+        "(run + u).masked_fill(~free, torch.inf)",
+        "u.masked_fill(~free, torch.inf)",
+        (DILATED + "stratified_takes_one_position_of_each_run_of_neighbours",),
+    ),
+    Mutant(
+        "a dilated step is told the time of the next one",
+        "sampling/dilated.py",
+        "revealed.cumsum(1)[:, :-1]",
+        "revealed.cumsum(1)[:, 1:]",
+        (DILATED + "the_network_is_told_the_share_that_is_masked",),
+    ),
+    Mutant(
+        "the margin is the probability",
+        "sampling/confidence.py",
+        "return first - second",
+        "return first",
+        (CONFIDENCE + "high_takes_the_surest_first[margin]",),
+    ),
+    Mutant(
+        "the entropy lacks its logarithm",
+        "sampling/confidence.py",
+        "torch.special.xlogy(p, p).sum(-1)",
+        "(p * p).sum(-1)",
+        (CONFIDENCE + "high_takes_the_surest_first[entropy]",),
+    ),
+    Mutant(
+        "the score is of the raw law",
+        "sampling/confidence.py",
+        "p = logits.to(",
+        "p = raw.to(",
+        (CONFIDENCE + "the_score_is_of_the_law_that_is_drawn_from",),
+    ),
+    Mutant(
+        "the least sure is the surest",
+        "sampling/confidence.py",
+        '1 if settings.order == "high" else -1',
+        "1",
+        (CONFIDENCE + "low_takes_the_least_sure_first",),
+    ),
+    Mutant(
+        "scores have no noise",
+        "sampling/confidence.py",
+        "settings.order_temperature * gumbel",
+        "0 * gumbel",
+        (
+            CONFIDENCE + "noise_on_the_scores_changes_the_order",
+            CONFIDENCE + "noise_alone_is_the_random_order",
+        ),
+    ),
+    Mutant(
+        "a threshold takes the best alone",
+        "sampling/confidence.py",
+        "return best | (candidates & (key >= settings.threshold))",
+        "return best",
+        (CONFIDENCE + "a_threshold_takes_all_that_reach_it_and_else_the_best",),
+    ),
+    Mutant(
+        "an entropy bound is for each position alone",
+        "sampling/confidence.py",
+        "before = ordered.nan_to_num(posinf=0.0).cumsum(1) - ordered.nan_to_num(posinf=0.0)",
+        "before = (ordered - ordered[:, :1]).nan_to_num(0.0)",
+        (
+            CONFIDENCE
+            + "an_entropy_bound_takes_least_entropies_whose_sum_without_the_largest_is_within_it",
+        ),
+    ),
+    Mutant(
+        "blocks are open all at once",
+        "sampling/confidence.py",
+        "return self.masked & (self.block == current[:, None])",
+        "return self.masked.clone()",
+        (CONFIDENCE + "blocks_fill_from_the_left",),
+    ),
+    Mutant(
+        "each block has all the steps",
+        "sampling/confidence.py",
+        "of_block = self.steps // blocks + (self.current < self.steps % blocks).long()",
+        "of_block = self.steps + 0 * blocks",
+        (CONFIDENCE + "steps_are_shared_among_the_blocks",),
+    ),
+    Mutant(
+        "a step of confidence leaves the dilation",
+        "sampling/confidence.py",
+        "here = is_open & (wait == wait.amin(1, keepdim=True))",
+        "here = is_open",
+        (
+            CONFIDENCE + "positions_of_a_step_have_equal_ranks_modulo_the_dilation",
+            CONFIDENCE + "a_residue_a_step_is_the_dilated_text",
+        ),
+    ),
+    Mutant(
+        "residues take no turns",
+        "sampling/confidence.py",
+        "(self.turn - self.taken[:, None]) % self.turns[:, None]",
+        "self.turn % self.turns[:, None]",
+        (CONFIDENCE + "residues_take_turns",),
+    ),
+    Mutant(
+        "a stop stops nothing",
+        "sampling/reveal.py",
+        "[rows // length] > rows % length",
+        "[rows // length] >= 0",
+        (
+            REVEAL + "nothing_behind_a_sampled_stop_is_revealed[ancestral]",
+            REVEAL + "a_finished_text_has_no_further_pass[ancestral]",
+        ),
+    ),
+    Mutant(
+        "a stop of the prompt ends the text",
+        "sampling/reveal.py",
+        "device=canvas.device)) & free",
+        "device=canvas.device))",
+        (
+            REVEAL + "a_stop_in_the_prompt_stops_nothing",
+            GENERATE + "a_stop_of_the_prompt_ends_nothing",
+        ),
+    ),
+    Mutant(
+        "all texts take part in each pass",
+        "sampling/reveal.py",
+        "everyone = len(texts) == self.batch",
+        "everyone = True",
+        (
+            REVEAL + "a_pass_over_some_texts_gives_the_rows_of_a_pass_over_all",
+            ANCESTRAL + "a_pass_holds_only_texts_that_reveal_something",
+        ),
+    ),
+    Mutant(
+        "each empty text has a first pass of its own",
+        "sampling/reveal.py",
+        "return free.all(1)",
+        "return torch.zeros_like(free[:, 0])",
+        (REVEAL + "all_empty_texts_share_a_first_pass_over_one",),
+    ),
+    Mutant(
+        "empty texts of any length share a pass",
+        "sampling/reveal.py",
+        "(free == real).all(1) & (self._uniform | real.all(1))",
+        "(free == real).all(1)",
+        (REVEAL + "an_empty_padded_text_has_a_pass_of_its_own_where_they_are_not",),
+    ),
+    Mutant(
+        "empty texts are told the time of one of them",
+        "sampling/reveal.py",
+        "own = t[torch.searchsorted(each.texts, begun // length)]",
+        "own = t[:1].expand(len(begun))",
+        (REVEAL + "each_text_is_told_its_own_time[first_hitting]",),
+    ),
+    Mutant(
+        "texts of a compiled pass are told the times of others",
+        "sampling/reveal.py",
+        "if everyone:",
+        "if len(texts) == self.batch:",
+        (REVEAL + "a_compiled_network_sees_few_shapes_and_gives_the_same_texts",),
+    ),
+    Mutant(
+        "padding is penalised as text",
+        "sampling/reveal.py",
+        "text = text.masked_fill(~self.attention_mask, self.denoiser.mask_token_id)",
+        "pass",
+        (
+            REVEAL + "a_token_of_the_text_is_penalised_and_one_of_the_padding_is_not",
+            GENERATE + "a_padded_text_is_what_it_is_alone",
+        ),
+    ),
+    Mutant(
+        "tiles are penalised by the first texts",
+        "sampling/reveal.py",
+        "None if text is None else text[part]",
+        "None if text is None else text[: len(hidden[part])]",
+        (REVEAL + "decoding_in_tiles_is_decoding_at_once",),
+    ),
+    Mutant(
+        "a setting of another sampler is dropped in silence",
+        "sampling/settings.py",
+        "        if strange:",
+        "        given = {name: given[name] for name in given.keys() & own}\n        if False:",
+        (SETTINGS + "a_setting_of_another_sampler_is_refused",),
+    ),
+    Mutant(
+        "a threshold keeps the default steps",
+        "sampling/settings.py",
+        'given.keys() & {"steps", "threshold", "entropy_bound"}',
+        'given.keys() & {"steps"}',
+        (SETTINGS + "a_threshold_or_a_bound_takes_the_place_of_steps",),
+    ),
+    Mutant(
+        "a negative place counts from the padding",
+        "sampling/canvas.py",
+        "where = sizes + place if place < 0",
+        "where = torch.full_like(sizes, length) + place if place < 0",
+        (CANVAS + "forced_tokens_stand_at_their_places_and_negative_ones_count_from_each_end",),
+    ),
+    Mutant(
+        "an infill text may hold unknown ids",
+        "sampling/canvas.py",
+        "        check_ids(model, texts[0], model.config.vocab_size, allow_mask=True)\n",
+        "",
+        (CANVAS + "an_infill_template_of_another_tokenizer_is_refused",),
+    ),
+    Mutant(
+        "the stop itself is cut off",
+        "sampling/generate.py",
+        "device=filled.device) > stop[:, None]",
+        "device=filled.device) >= stop[:, None]",
+        (GENERATE + "a_sampled_stop_is_the_last_token_and_padding_follows",),
+    ),
+    Mutant(
         "a padded text attends to its padding",
         "models/mdlm.py",
-        "            attention_mask=attention_mask,\n        )\n        positions",
-        "            attention_mask=None,\n        )\n        positions",
+        "                attention_mask=attention_mask,\n            )\n        positions",
+        "                attention_mask=None,\n            )\n        positions",
         ("models/test_models_mdlm.py::test_a_padded_text_has_the_logits_that_it_has_alone",),
     ),
     Mutant(
@@ -391,6 +772,158 @@ MUTANTS = [
         '        return f"{checkpoint} is incomplete: its saving did not finish (no {MANIFEST})"',
         "        return None",
         (RESTART + "a_damaged_checkpoint_is_refused_by_name",),
+    ),
+    Mutant(
+        "folding writes into a float64 model",
+        "models/fold.py",
+        "p.to(torch.float64, copy=True)",
+        "p.double()",
+        (
+            FOLD + "a_folded_model_has_the_logits_of_the_other",
+            FOLD + "folding_changes_nothing_of_the_model",
+        ),
+    ),
+    Mutant(
+        "folding forgets the gate of the MLP's bias",
+        "models/fold.py",
+        '        old[f"{block}.mlp.2.bias"] *= gate2\n',
+        "",
+        (FOLD + "a_folded_model_has_the_logits_of_the_other",),
+    ),
+    Mutant(
+        "folding takes a scale for 1 + scale",
+        "models/fold.py",
+        '"{block}.norm2.weight"] *= 1 + scale2',
+        '"{block}.norm2.weight"] *= scale2',
+        (FOLD + "a_folded_model_has_the_logits_of_the_other",),
+    ),
+    Mutant(
+        "folding copies every weight",
+        "models/fold.py",
+        "weight.to(dtype) if changed else own[name].detach()",
+        "weight.to(dtype, copy=True)",
+        (FOLD + "a_folded_model_shares_the_weights_that_do_not_change",),
+    ),
+    Mutant(
+        "asked rows have the angles of the first places",
+        "models/blocks.py",
+        "places = asked.padded % length",
+        "places = torch.arange(asked.padded.shape[1]).expand_as(asked.padded)",
+        (ROWS + "asked_rows_are_rows_of_the_whole",),
+    ),
+    Mutant(
+        "asked rows come back in the order of their texts",
+        "models/attention.py",
+        "picked[order] = text[order] * width + within",
+        "picked[:] = text[order] * width + within",
+        (ROWS + "asked_rows_are_rows_of_the_whole",),
+    ),
+    Mutant(
+        "a pass that asks for no row has no queries",
+        "models/attention.py",
+        "if len(rows) else 1",
+        "if len(rows) else 0",
+        (ROWS + "asked_rows_are_rows_of_the_whole",),
+    ),
+    Mutant(
+        "the residual stream is in the precision of the weights",
+        "models/blocks.py",
+        "return rows.to(torch.promote_types(rows.dtype, torch.float32))",
+        "return rows",
+        (
+            ROWS + "in_bfloat16_the_residual_stream_loses_less_than_a_bfloat16_one",
+            ROWS + "in_bfloat16_small_additions_to_a_large_residual_stay",
+        ),
+    ),
+    Mutant(
+        "attention by heads lets padding be seen",
+        "models/attention.py",
+        'scores.masked_fill_(~attention_mask, float("-inf"))',
+        "pass",
+        (ROWS + "attention_by_heads_is_attention",),
+    ),
+    Mutant(
+        "queries of asked rows forget their bias",
+        "models/linear.py",
+        "None if self.bias is None else self.bias[rows]",
+        "None",
+        (ROWS + "asked_rows_are_rows_of_the_whole",),
+    ),
+    Mutant(
+        "packed weights take another gelu",
+        "models/linear.py",
+        '{"gelu": "none", "gelu_pytorch_tanh": "tanh"}',
+        '{"gelu": "tanh", "gelu_pytorch_tanh": "none"}',
+        (PACK + "a_packed_model_has_the_law_of_the_other",),
+    ),
+    Mutant(
+        "packing copies what it does not pack",
+        "models/pack.py",
+        "packed: Any = copy.deepcopy(model, memo)",
+        "packed: Any = copy.deepcopy(model)",
+        (PACK + "a_packed_model_shares_what_is_not_packed",),
+    ),
+    Mutant(
+        "a copy of a compiled model keeps the compiled trunk",
+        "models/blocks.py",
+        'return self.__dict__ | {"_compiled_trunk": None}',
+        "return self.__dict__",
+        (COMPILE + "a_copy_of_a_compiled_model_is_not_compiled",),
+    ),
+    Mutant(
+        "a saved config wins over an argument",
+        "sampling/generation.py",
+        "if result[name] is None and name not in skipped",
+        "if getattr(other, name) is not None and name not in skipped",
+        (
+            GENERATION
+            + "an_argument_wins_over_a_config_and_that_over_the_models_and_that_over_defaults",
+        ),
+    ),
+    Mutant(
+        "another sampler takes the saved one's settings",
+        "sampling/generation.py",
+        'kept = settings_of(sampler) & ({"steps"} if foreign else set(OF_SAMPLERS))',
+        "kept = set(OF_SAMPLERS)",
+        (GENERATION + "another_sampler_leaves_the_settings_of_the_saved_one_but_its_steps",),
+    ),
+    Mutant(
+        "a saved length hinders new tokens",
+        "sampling/generation.py",
+        "skipped = {name for group in decided for name in group}",
+        "skipped = set()",
+        (
+            GENERATION + "new_tokens_asked_for_replace_a_saved_length",
+            GENERATION + "steps_asked_for_replace_a_saved_threshold",
+        ),
+    ),
+    Mutant(
+        "tokens behind an EOS count",
+        "sampling/generation.py",
+        "free = free & ((ended.long().cumsum(1) - ended.long()) == 0)",
+        "pass",
+        (GENERATION + "a_sampled_eos_ends_a_text",),
+    ),
+    Mutant(
+        "passes are counted for the first batch only",
+        "sampling/generation.py",
+        "self.passes[first + step.texts] += 1",
+        "self.passes[step.texts] += 1",
+        (GENERATION + "passes_are_counted_for_each_text",),
+    ),
+    Mutant(
+        "padding of a prompt counts as prompt",
+        "sampling/generation.py",
+        "for token, here in row if here]",
+        "for token, here in row if here or True]",
+        (GENERATION + "a_padded_prompt_gets_the_text_that_it_gets_alone",),
+    ),
+    Mutant(
+        "a draft holds the prompt",
+        "sampling/generation.py",
+        "self.streamer.put_draft(self.draft[:, self.first :].cpu())",
+        "self.streamer.put_draft(self.draft.cpu())",
+        (GENERATION + "a_streamer_gets_the_prompt_a_draft_a_step_and_the_text",),
     ),
 ]
 

@@ -6,7 +6,14 @@ from itertools import accumulate
 import pytest
 import torch
 
-from sdtt.diffusion.categorical import Transform, draw, temperature, top_p
+from sdtt.diffusion.categorical import (
+    Transform,
+    draw,
+    repetition_penalty,
+    temperature,
+    top_k,
+    top_p,
+)
 
 NEVER = float("-inf")
 ALMOST_ONE = 1 - 2.0**-53
@@ -27,6 +34,18 @@ def test_a_draw_is_the_inverse_distribution_function():
     expected = [bisect_right(ends, v) for v in levels]
     v = torch.tensor([float(level) for level in levels], dtype=torch.float64)
     assert draw(log(*weights).expand(640, -1), v).tolist() == expected
+
+
+@pytest.mark.parametrize("vocabulary", [255, 256, 257, 700, 768])
+def test_a_draw_from_many_tokens_is_the_inverse_distribution_function(vocabulary):
+    generator = torch.Generator().manual_seed(vocabulary)
+    weights = torch.randint(-3, 6, (vocabulary,), generator=generator).clamp_min(0)
+    weights[vocabulary // 2] += 4096 - weights.sum()
+    ends = list(accumulate(weights.tolist()))
+    cells = torch.arange(4096)
+    expected = [bisect_right(ends, cell) for cell in cells.tolist()]
+    v = (2 * cells + 1) / 8192
+    assert draw(log(*weights.tolist()).expand(4096, -1), v.double()).tolist() == expected
 
 
 def test_raw_scores_draw_as_their_normalised_law():
@@ -138,3 +157,98 @@ def test_an_impossible_temperature_is_refused(value):
 def test_an_impossible_nucleus_is_refused(mass):
     with pytest.raises(ValueError, match="top_p must lie in"):
         Transform(1.0, mass)
+
+
+@pytest.mark.parametrize(
+    ("count", "kept"),
+    [
+        (1, [0, 1, 0, 0]),
+        (2, [0, 2 / 3, 1 / 3, 0]),
+        (3, [1 / 8, 1 / 2, 1 / 4, 1 / 8]),  # a token as likely as the last one stays too
+        (4, [1 / 8, 1 / 2, 1 / 4, 1 / 8]),
+        (9, [1 / 8, 1 / 2, 1 / 4, 1 / 8]),
+    ],
+)
+def test_top_k_keeps_the_likeliest_tokens(count, kept):
+    assert law_of(top_k(log(1 / 8, 1 / 2, 1 / 4, 1 / 8), count)) == pytest.approx(kept)
+
+
+def seen(*tokens):
+    return torch.tensor([tokens])
+
+
+@pytest.mark.parametrize("penalty", [0.5, 2.0, 3.0])
+@pytest.mark.parametrize("constant", [-40.0, 0.0, 40.0])
+def test_a_seen_token_has_its_probability_raised_to_the_penalty(penalty, constant):
+    logits = log(0.5, 0.3, 0.2) + constant
+    weights = [0.5, 0.3**penalty, 0.2**penalty]
+    due = [weight / sum(weights) for weight in weights]
+    assert law_of(repetition_penalty(logits, seen(1, 2, 2), penalty)) == pytest.approx(due)
+
+
+def test_mask_in_the_text_counts_for_nothing():
+    logits = log(0.5, 0.3, 0.2)
+    changed = law_of(repetition_penalty(logits, seen(3, 3, 7), 2.0))
+    assert changed == pytest.approx(law_of(logits))
+
+
+def test_mask_within_the_vocabulary_keeps_its_probability_of_zero():
+    changed = law_of(repetition_penalty(log(0.5, 0, 0.5), seen(1, 2), 2.0))
+    assert changed == pytest.approx([2 / 3, 0, 1 / 3])
+
+
+def test_each_row_is_penalised_by_its_own_text():
+    logits = log(0.5, 0.5).expand(2, -1)
+    law = repetition_penalty(logits, torch.tensor([[0, 2], [1, 2]]), 2.0).softmax(-1)
+    assert law.tolist() == [pytest.approx([1 / 3, 2 / 3]), pytest.approx([2 / 3, 1 / 3])]
+
+
+def test_a_banned_token_has_no_probability_and_the_others_share_it():
+    assert law_of(Transform(banned=(1, 9))(log(5, 3, 3))) == pytest.approx([5 / 8, 0, 3 / 8])
+
+
+def test_a_law_of_which_all_tokens_are_banned_is_refused():
+    with pytest.raises(ValueError, match="all 3 tokens of the vocabulary are banned"):
+        Transform(banned=(2, 0, 1, 1))(log(5, 3, 3))
+
+
+def test_the_penalty_is_taken_before_tokens_are_banned():
+    # 0.2 and 0.1^2 to 1; of the law without the banned token it would be 2/3 and (1/3)^2
+    changed = Transform(repetition_penalty=2.0, banned=(0,))(log(0.7, 0.2, 0.1), seen(2))
+    assert law_of(changed) == pytest.approx([0, 20 / 21, 1 / 21])
+
+
+def test_the_penalty_is_taken_before_the_temperature():
+    # at temperature 0 the likeliest of 0.6^3 = 0.216 and 0.4
+    changed = Transform(temperature=0.0, repetition_penalty=3.0)(log(0.6, 0.4), seen(0))
+    assert law_of(changed) == [0, 1]
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"top_k": 1}, {"top_p": 0.1}])
+def test_a_banned_token_takes_no_others_place(settings):
+    assert law_of(Transform(banned=(0,), **settings)(log(5, 3, 2))) == [0, 1, 0]
+
+
+def test_the_nucleus_is_taken_of_the_likeliest_tokens():
+    # of (4, 3) / 7 the first alone is 0.57; of all it would be 0.4
+    assert law_of(Transform(top_p=0.5, top_k=2)(log(4, 3, 3 - 1e-9))) == [1, 0, 0]
+    assert law_of(Transform(top_p=0.5)(log(4, 3, 3 - 1e-9))) == pytest.approx([4 / 7, 3 / 7, 0])
+
+
+def test_without_a_text_nothing_is_penalised():
+    logits = log(5, 3, 2)
+    assert torch.equal(Transform(repetition_penalty=3.0)(logits), logits)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"top_k": 0}, "top_k must be at least 1, got 0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty must be above 0, got 0.0"),
+        ({"repetition_penalty": math.inf}, "repetition_penalty must be above 0, got inf"),
+        ({"banned": (1, -2)}, "banned ids must be at least 0, got -2"),
+    ],
+)
+def test_an_impossible_change_of_the_law_is_refused(settings, says):
+    with pytest.raises(ValueError, match=says):
+        Transform(**settings)

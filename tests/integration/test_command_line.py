@@ -2,6 +2,9 @@
 
 import json
 import lzma
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +14,9 @@ from transformers import AutoModelForMaskedLM
 from typer.testing import CliRunner
 
 from sdtt.cli import app
+from sdtt.models.checkpoints import load_model, load_tokenizer_of
+from sdtt.sampling.autoregressive import sample_autoregressive
+from sdtt.sampling.canvas import encode
 
 SMALL = ["--per-device-train-batch-size", "8", "--warmup-steps", "2", "--logging-steps", "2"]
 
@@ -102,7 +108,6 @@ def test_generate_keeps_the_prompt_and_repeats_itself_by_seed(folder):
 
 def test_the_python_function_gives_the_texts_of_the_command(folder):
     import sdtt
-    from sdtt.models.checkpoints import load_model, load_tokenizer_of
 
     line = run("generate", "--model", folder / "teacher", "--steps", "4", "--json").out
     model, tokenizer = load_model(folder / "teacher"), load_tokenizer_of(folder / "teacher")
@@ -174,6 +179,8 @@ def test_bad_input_is_refused_in_words(folder, tmp_path):
     pretrain = ("pretrain", "--output", new, "--data")
     distill = ("distill", "--output", new, "--model", teacher, "--data", texts)
     generate = ("generate", "--model", teacher)
+    no_prompt = tmp_path / "no_prompt.txt"
+    no_prompt.write_text("")
     cases = [
         ((*pretrain, empty), "empty"),
         ((*pretrain, binary), "binary.txt"),
@@ -184,7 +191,30 @@ def test_bad_input_is_refused_in_words(folder, tmp_path):
         ((*distill, "--rounds", "11", "--start-steps", "1024"), "below one step"),
         ((*distill, "--student-dropout", "1.5"), "student_dropout"),
         (("distill", "--output", new, "--model", tmp_path, "--data", texts), "config.json"),
-        ((*generate, "--steps", "0"), "steps"),
+        ((*generate, "--steps", "0"), "steps must be at least 1, got 0"),
+        ((*generate, "--sampler", "magic"), "magic"),
+        ((*generate, "--sampler", "dilated", "--threshold", "0.9"), "no setting of the sampler"),
+        ((*generate, "--sampler", "first_hitting", "--steps", "4"), "it has schedule, tokens_per"),
+        ((*generate, "--top-p", "0"), "top_p must lie in (0, 1], got 0.0"),
+        ((*generate, "--top-k", "0"), "top_k must be at least 1, got 0"),
+        ((*generate, "--num-samples", "-1"), "num_samples must be at least 0, got -1"),
+        ((*generate, "--batch-size", "0"), "batch_size must be at least 1, got 0"),
+        ((*generate, "--prompts", no_prompt), "holds no prompt"),
+        ((*generate, "--prompts", tmp_path / "absent.txt"), "absent.txt"),
+        ((*generate, "--prompts", short, "--prompt", "a"), "give --prompt or --prompts"),
+        ((*generate, "--watch", "--json"), "give one"),
+        ((*generate, "--watch-seconds", "-1"), "watch_seconds must be at least 0"),
+        ((*generate, "--infill", "the [4]", "--prompt", "a"), "infill holds the whole text"),
+        ((*generate, "--infill", "the [40]"), "longer than the model's 16"),
+        ((*generate, "--infill", ""), "the infill text is empty"),
+        ((*generate, "--force", "x=1"), "--force takes PLACE=ID"),
+        ((*generate, "--force", "16=1"), "forced at place 16, outside of a text of 16 tokens"),
+        ((*generate, "--force", "0=99999"), "unknown id 99999"),
+        ((*generate, "--length", "4", "--max-new-tokens", "4"), "exclude each other"),
+        ((*generate, "--max-new-tokens", "17"), "a text of 17 tokens is longer than the model's"),
+        ((*generate, "--autoregressive"), "cannot load a causal language model"),
+        ((*generate, "--autoregressive", "--infill", "[4]"), "it takes no --infill"),
+        (("generate", "--model", folder / "judge", "--autoregressive", "--steps", "4"), "no steps"),
         ((*generate, "--prompt", "the cat " * 50), "more than"),
         ((*generate, "--top-p", "1.5"), "top_p"),
         ((*generate, "--temperature", "-1"), "temperature"),
@@ -255,3 +285,165 @@ def test_a_control_without_a_match_does_not_cost_the_other_rows(folder, tmp_path
     assert result.code == 0, result.err
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["kind"] for row in rows] == ["model", "control"]
+
+
+# ---------------------------------------------------------------- generate
+
+
+def records(*words: object) -> list[dict]:
+    """The JSON records of a `generate` that succeeds."""
+    result = run("generate", *words, "--json")
+    assert result.code == 0, result.err
+    return [json.loads(line) for line in result.out.splitlines()]
+
+
+def tokenizer_of(folder):
+    return load_tokenizer_of(folder / "teacher")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "settings"),
+    [
+        ("dilated", {"steps": 4, "stratified": False, "schedule": "log_linear"}),
+        ("ancestral", {"steps": 4, "counts": "process", "schedule": "log_linear"}),
+        ("first_hitting", {"tokens_per_pass": 4, "schedule": "log_linear"}),
+        ("confidence", {"steps": 4, "score": "probability", "order": "high", "dilation": None}),
+        ("analytic", {"steps": 4}),
+    ],
+)
+def test_a_record_holds_every_setting_of_its_sampler_and_its_passes(folder, sampler, settings):
+    number = ("--tokens-per-pass" if sampler == "first_hitting" else "--steps", "4")
+    (record,) = records("--model", folder / "teacher", "--sampler", sampler, *number)
+    assert settings.items() <= record.items()
+    common = {"sampler": sampler, "temperature": 1.0, "top_p": 1.0, "top_k": None, "seed": 0}
+    common |= {"repetition_penalty": 1.0, "banned": [], "draw_dtype": "float64", "index": 0}
+    common |= {"dtype": "float32", "torch": torch.__version__, "compile": False, "prompt": ""}
+    assert common.items() <= record.items()
+    assert 1 <= record["passes"] <= 4
+    assert len(record["ids"]) == 16
+    assert record["text"] == tokenizer_of(folder).decode(record["ids"], skip_special_tokens=True)
+
+
+def test_an_infilled_text_keeps_what_was_given(folder):
+    template = "the cat[5] bird[3]"
+    (record,) = records("--model", folder / "teacher", "--infill", template, "--steps", "4")
+    front, back = (encode(tokenizer_of(folder), part) for part in ("the cat", " bird"))
+    ids = record["ids"]
+    assert len(ids) == len(front) + 5 + len(back) + 3
+    assert ids[: len(front)] == front
+    assert ids[len(front) + 5 : -3] == back
+
+
+def test_prompts_of_a_file_get_as_many_new_tokens_each(folder, tmp_path):
+    file, tokenizer = tmp_path / "prompts.txt", tokenizer_of(folder)
+    prompts = ["the small cat", "a", "red bird sang"]
+    file.write_text("\n".join(prompts) + "\n")
+    words = ("--model", folder / "teacher", "--max-new-tokens", "4", "--steps", "2")
+    rows = records(*words, "--prompts", file, "--num-samples", "2")
+    assert [row["index"] for row in rows] == list(range(6))
+    for index, row in enumerate(rows):
+        front = encode(tokenizer, prompts[index // 2])
+        assert row["ids"][: len(front)] == front
+        assert len(row["ids"]) == len(front) + 4
+
+
+def test_a_prompt_of_a_file_has_the_text_that_it_has_alone(folder, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("the small cat\na\n")
+    words = ("--model", folder / "teacher", "--max-new-tokens", "4", "--steps", "2")
+    first = records(*words, "--prompts", file)[0]
+    (alone,) = records(*words, "--prompt", "the small cat")
+    assert first["ids"] == alone["ids"]
+
+
+def test_forced_tokens_stand_at_their_places(folder):
+    words = ("--model", folder / "teacher", "--steps", "2", "--force", "0=17,-1=5")
+    (record,) = records(*words)
+    assert (record["ids"][0], record["ids"][-1]) == (17, 5)
+    assert record["force"] == ["0=17", "-1=5"]
+
+
+def test_a_text_that_stops_at_eos_ends_with_padding(folder):
+    model = load_model(folder / "teacher")
+    eos = model.config.eos_token_id
+    words = ("--model", folder / "teacher", "--steps", "4", "--num-samples", "2")
+    words += ("--force", f"0={eos}")  # one that is given stops nothing
+    rows = records(*words, "--stop-at-eos")
+    assert all(set(row["ids"][1:]) != {eos} for row in rows)
+    with torch.no_grad():
+        model.backbone.output_layer.linear.bias[eos] += 1000
+    model.save_pretrained(folder / "eager-to-stop")
+    tokenizer_of(folder).save_pretrained(folder / "eager-to-stop")
+    (record,) = records(
+        *("--model", folder / "eager-to-stop", "--steps", "1", "--prompt", "the", "--stop-at-eos")
+    )
+    size = len(encode(tokenizer_of(folder), "the"))
+    assert set(record["ids"][size:]) == {eos}
+    assert record["text"] == "the"
+
+
+def test_the_causal_model_writes_from_the_left(folder):
+    words = ("--model", folder / "judge", "--autoregressive", "--prompt", "the cat")
+    rows = records(*words, "--num-samples", "2", "--length", "12", "--seed", "3", "--top-k", "5")
+    model, tokenizer = (
+        load_model(folder / "judge", causal=True),
+        load_tokenizer_of(folder / "judge"),
+    )
+    due = sample_autoregressive(
+        model, num_samples=2, length=12, prompt=encode(tokenizer, "the cat"), seed=3, top_k=5
+    )
+    assert [row["ids"] for row in rows] == due.tolist()
+    assert {"sampler": "autoregressive", "seed": 3, "top_k": 5}.items() <= rows[0].items()
+
+
+def test_watching_shows_every_step_and_then_the_text(folder):
+    words = ("generate", "--model", folder / "teacher", "--steps", "3", "--watch")
+    result = run(*words, "--watch-seconds", "0", "--num-samples", "2")
+    assert result.code == 0, result.err
+    for sample in (1, 2):
+        assert f"sample {sample}, before the first step" in result.out
+        assert [f"sample {sample}, step {n} of 3" in result.out for n in (1, 2, 3)] == [True] * 3
+    plain = run(*words[:-1], "--num-samples", "2").out
+    assert all(line in result.out for line in plain.splitlines())
+
+
+def test_samples_are_numbered_where_there_are_several(folder):
+    words = ("generate", "--model", folder / "teacher", "--steps", "2", "--num-samples")
+    assert "--- sample 2\n" in run(*words, "2").out
+    assert "---" not in run(*words, "1").out
+
+
+@pytest.mark.parametrize("way", [(), ("--json",), ("--watch",)], ids=str)
+def test_no_samples_print_nothing(folder, way):
+    result = run("generate", "--model", folder / "teacher", "--num-samples", "0", *way)
+    assert (result.code, result.out) == (0, "")
+
+
+def test_no_autoregressive_samples_print_nothing(folder):
+    words = ("generate", "--model", folder / "judge", "--autoregressive", "--num-samples", "0")
+    result = run(*words)
+    assert (result.code, result.out) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "words", [("--model", "teacher"), ("--autoregressive", "--model", "judge")]
+)
+def test_weights_laid_out_for_this_machine_give_the_same_text(folder, words):
+    words = (*words[:-1], folder / words[-1])
+    fast, plain = records(*words), records(*words, "--no-optimize")
+    assert fast[0]["ids"] == plain[0]["ids"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("samples", [1, 3])
+def test_two_processes_print_the_texts_of_one(folder, samples):
+    words = ["generate", "--model", str(folder / "teacher"), "--steps", "4", "--json"]
+    words += ["--num-samples", str(samples)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    launch += ["--standalone", "-m", "sdtt", *words]
+    together = subprocess.run(
+        launch, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert together.returncode == 0, together.stderr
+    assert together.stdout == run(*words).out

@@ -4,44 +4,30 @@ from itertools import product
 
 import pytest
 import torch
+from sampling.laws import (
+    F64,
+    PLAIN,
+    Watched,
+    counts_of,
+    law_of_order,
+    p_value,
+    random_uniforms,
+)
+from sampling.laws import run as run_sampler
 
-from sdtt.diffusion.categorical import Transform
 from sdtt.diffusion.noise import SCHEDULES, grid
 from sdtt.models.exact import MarkovDenoiser, TableDenoiser
-from sdtt.sampling.ancestral import AncestralSettings, ancestral, reveal_steps
+from sdtt.sampling.ancestral import AncestralSettings, ancestral, plan_ancestral, reveal_steps
 
-F64 = torch.float64
 LOG_LINEAR = SCHEDULES["log_linear"]
 # chi-square tests of this file; each at the level 0.005 / their number
-LEVEL = 0.005 / 9
-
-
-def random_uniforms(count, length, seed=0):
-    return torch.rand(2, count, length, generator=torch.Generator().manual_seed(seed), dtype=F64)
+LEVEL = 0.005 / 11
 
 
 def run(denoiser, z, u, v, steps, schedule="log_linear", counts="process"):
-    """The filled canvas and the steps that filled it."""
-    settings = AncestralSettings(steps, counts, schedule)
-    taken = list(ancestral(denoiser, z, settings, u, v, transform=Transform()))
-    filled = z.flatten().clone()
-    for step in taken:
-        filled[step.rows] = step.tokens
-    return filled.view_as(z), taken
-
-
-def p_value(counts, law):
-    due = law.flatten() * counts.sum()
-    chi_square = ((counts - due) ** 2 / due).sum()
-    degrees = torch.tensor((len(due) - 1) / 2, dtype=F64)
-    return torch.special.gammaincc(degrees, chi_square.double() / 2).item()
-
-
-def counts_of(texts, law):
-    index = torch.zeros(len(texts), dtype=torch.long)
-    for column in texts.unbind(1):
-        index = index * law.shape[0] + column
-    return torch.bincount(index, minlength=law.numel())
+    return run_sampler(
+        "ancestral", denoiser, z, u, v, steps=steps, schedule=schedule, counts=counts
+    )
 
 
 TWO = torch.tensor([[8, 1, 1], [1, 3, 1], [1, 1, 3]], dtype=F64) / 20
@@ -70,19 +56,12 @@ def test_the_sampler_draws_the_exact_law_of_one_token():
 
 def law_of_sampler(denoiser, steps, schedule):
     """The law of what T steps draw: over all assignments of positions to steps, and all texts."""
-    mask_id, length = denoiser.mask_token_id, denoiser.length
-    canvases = torch.tensor(list(product(range(mask_id + 1), repeat=length)))
-    every = denoiser.hidden(canvases).exp().view(*[mask_id + 1] * length, length, mask_id)
     chances = -schedule.alpha(grid(steps).flip(0)).diff().flip(0)  # of each step, T of them
     law = torch.zeros_like(denoiser.law)
-    for assigned in product(range(steps), repeat=length):
-        chance = math.prod(chances[step].item() for step in assigned)
-        for x in product(range(mask_id), repeat=length):
-            p = chance
-            for i, step in enumerate(assigned):
-                z = [x[j] if assigned[j] < step else mask_id for j in range(length)]
-                p *= every[(*z, i, x[i])].item()
-            law[x] += p
+    for assigned in product(range(steps), repeat=denoiser.length):
+        law += math.prod(chances[step].item() for step in assigned) * law_of_order(
+            denoiser, assigned
+        )
     return law
 
 
@@ -124,7 +103,7 @@ def test_one_of_1024_steps_over_50000_flat_tokens_reveals_39_of_40000(blind):
     canvas = torch.full((texts, length), 50_000)
     u, v = random_uniforms(texts, length)
     settings = AncestralSettings(1024)
-    step = next(ancestral(flat, canvas, settings, u, v, transform=Transform()))
+    step = next(ancestral(flat, canvas, settings, u, v, transform=PLAIN))
     due = texts * length / 1024  # 156.25: float32 Gumbel noise reveals one in forty of them
     assert step.index == 0
     assert abs(len(step.rows) - due) < 4 * math.sqrt(due)
@@ -149,21 +128,6 @@ def test_visible_tokens_stay_under_a_denoiser_that_does_not_look(blind):
     canvas = torch.randint(4, (30, 12), generator=generator)  # ids 0 .. 2, and MASK = 3
     filled, _ = run(blind([1e-12, 1e-12, 1 - 2e-12]), canvas, *random_uniforms(30, 12), 6)
     assert torch.equal(filled, torch.where(canvas == 3, 2, canvas))
-
-
-class Watched:
-    """A denoiser that writes down each canvas that it sees and each row that it is asked for."""
-
-    def __init__(self, denoiser):
-        self.denoiser = denoiser
-        self.mask_token_id, self.excluded_ids = denoiser.mask_token_id, denoiser.excluded_ids
-        self.head, self.logits = denoiser.head, denoiser.logits
-        self.canvases, self.asked = [], []
-
-    def hidden(self, z, rows=None, *, attention_mask=None, t=None):
-        self.canvases.append(z.clone())
-        self.asked.append(z.flatten()[rows])
-        return self.denoiser.hidden(z, rows, attention_mask=attention_mask, t=t)
 
 
 def test_every_masked_row_is_asked_for_once_and_no_other(blind):
@@ -215,3 +179,66 @@ def test_the_canvas_that_is_given_stays_as_it_is(blind):
     canvas = torch.full((2, 4), 2)
     run(blind([0.5, 0.5]), canvas, *random_uniforms(2, 4), 3)
     assert (canvas == 2).all()
+
+
+def some_free(length, free, texts=5):
+    """Canvases with so many free positions, anywhere."""
+    order = random_uniforms(texts, length, seed=7)[0].argsort(1)
+    return order < free
+
+
+def revealed_by_step(free, u, steps, counts):
+    when = plan_ancestral(free, u, AncestralSettings(steps, counts)).when
+    assert torch.equal(when >= 0, free)
+    return torch.stack([(when == step).sum(1) for step in range(steps)], 1)
+
+
+@pytest.mark.parametrize(
+    ("length", "free", "steps"),
+    [(12, 12, 4), (12, 7, 3), (12, 7, 5), (9, 4, 6), (9, 9, 1), (100_003, 100_003, 64)],
+)
+def test_even_counts_are_equal_to_within_one(length, free, steps):
+    u = random_uniforms(5, length)[0]
+    revealed = revealed_by_step(some_free(length, free), u, steps, "even")
+    assert (revealed.sum(1) == free).all()
+    assert (revealed.amax(1) - revealed.amin(1) <= 1).all()
+
+
+@pytest.mark.parametrize(
+    ("length", "free", "steps"),
+    [(12, 12, 4), (12, 7, 3), (9, 5, 9), (9, 9, 1), (100_003, 100_003, 64)],
+)
+def test_cosine_counts_leave_the_floor_of_the_cosine_masked(length, free, steps):
+    u = random_uniforms(5, length)[0]
+    revealed = revealed_by_step(some_free(length, free), u, steps, "cosine")
+    left = [math.floor(free * math.cos(math.pi * k / (2 * steps))) for k in range(1, steps)]
+    assert (free - revealed.cumsum(1)).tolist() == [[*left, 0]] * 5
+
+
+@pytest.mark.parametrize("counts", ["even", "cosine"])
+def test_fixed_counts_take_the_positions_in_the_order_of_u(counts):
+    u, free = random_uniforms(5, 20)[0], some_free(20, 14)
+    when = plan_ancestral(free, u, AncestralSettings(4, counts)).when
+    for own_u, own_when, own_free in zip(u, when, free, strict=True):
+        in_order = own_when[own_free][own_u[own_free].argsort(descending=True)]
+        assert in_order.tolist() == sorted(in_order.tolist())
+
+
+def test_with_fixed_counts_the_network_is_told_the_share_that_is_masked():
+    free, u = some_free(12, 5), random_uniforms(5, 12)[0]
+    plan = plan_ancestral(free, u, AncestralSettings(3, "even"))
+    assert plan.times.tolist() == [pytest.approx([1, 0.6, 0.2])] * 5
+
+
+def test_two_tokens_in_two_even_steps_have_the_joint_law():
+    canvas = torch.full((20_000, 2), 3)
+    texts, _ = run(TableDenoiser(TWO), canvas, *random_uniforms(20_000, 2), 2, counts="even")
+    assert p_value(counts_of(texts, TWO), TWO) > LEVEL
+
+
+def test_two_of_four_positions_fall_together_in_two_even_steps_one_time_in_three():
+    u = random_uniforms(20_000, 4)[0]
+    when = plan_ancestral(torch.ones_like(u).bool(), u, AncestralSettings(2, "even")).when
+    together = (when[:, 0] == when[:, 3]).sum()
+    counts = torch.stack([together, 20_000 - together])
+    assert p_value(counts, torch.tensor([1 / 3, 2 / 3], dtype=F64)) > LEVEL

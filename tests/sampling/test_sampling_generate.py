@@ -8,6 +8,13 @@ from sdtt.sampling.canvas import canvas_of
 from sdtt.sampling.generate import evaluating, generate, sample
 
 F64 = torch.float64
+SETTINGS = {
+    "dilated": {"steps": 4},
+    "ancestral": {"steps": 6},
+    "first_hitting": {},
+    "confidence": {"steps": 5},
+    "analytic": {"steps": 6},
+}
 
 
 def chain(length=12):
@@ -219,3 +226,101 @@ def test_a_text_longer_than_the_model_is_refused(tokenizer):
     model = network(len(tokenizer))
     with pytest.raises(ValueError, match="length 25 is more than the model's 24"):
         generate(model, tokenizer, steps=2, length=25)
+
+
+@pytest.mark.parametrize("sampler", sorted(SETTINGS))
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_sample_of_any_sampler_does_not_depend_on_the_batch_size(sampler, batch_size):
+    canvas = canvas_of(chain(), 12, 9)
+    canvas[::2, 3:6] = 1
+    settings = {"sampler": sampler, "seed": 4} | SETTINGS[sampler]
+    together = sample(chain(), canvas, **settings)
+    assert torch.equal(sample(chain(), canvas, **settings, batch_size=batch_size), together)
+
+
+@pytest.mark.parametrize("sampler", sorted(SETTINGS))
+def test_a_padded_text_is_what_it_is_alone(sampler):
+    model = network(model_length=16).double()
+    canvas = torch.full((5, 16), 8)
+    sizes = torch.tensor([16, 7, 11, 3, 16])
+    mask = torch.arange(16) < sizes[:, None]
+    canvas[1:4, :2] = 2
+    canvas[~mask] = 0
+    settings = {"sampler": sampler, "seed": 2, "repetition_penalty": 1.5} | SETTINGS[sampler]
+    together = sample(model, canvas, attention_mask=mask, **settings)
+    assert (together[mask] != 8).all()
+    for index, size in enumerate(sizes.tolist()):
+        alone = sample(model, canvas[index : index + 1, :size], first_index=index, **settings)
+        assert torch.equal(alone[0], together[index, :size])
+    assert (together[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("sampler", sorted(SETTINGS))
+def test_a_canvas_with_nothing_to_fill_in_is_returned_as_it_is(sampler):
+    canvas = torch.arange(24).view(2, 12) % 3
+    assert torch.equal(sample(chain(), canvas, sampler=sampler, **SETTINGS[sampler]), canvas)
+
+
+@pytest.mark.parametrize("sampler", sorted(SETTINGS))
+@pytest.mark.parametrize("shape", [(0, 12), (0, 0), (3, 0)])
+def test_a_batch_of_nothing_is_nothing(sampler, shape):
+    canvas = torch.full(shape, 3)
+    assert sample(chain(), canvas, sampler=sampler, **SETTINGS[sampler]).shape == shape
+
+
+@pytest.mark.parametrize("sampler", sorted(SETTINGS))
+def test_any_sampler_fills_a_canvas_whatever_its_strides(sampler):
+    turned = torch.full((4, 3), 3).t()
+    settings = {"sampler": sampler} | SETTINGS[sampler]
+    expected = sample(chain(4), turned.contiguous(), **settings)
+    assert torch.equal(sample(chain(4), turned, **settings), expected)
+
+
+@pytest.mark.parametrize("sampler", sorted(SETTINGS))
+def test_a_sampled_stop_is_the_last_token_and_padding_follows(sampler):
+    canvas = canvas_of(chain(40), 40, 30)
+    settings = {"sampler": sampler, "seed": 1} | SETTINGS[sampler]
+    texts = sample(chain(40), canvas, stop_ids=[2], pad_id=7, **settings)
+    stopped = 0
+    for row in texts.tolist():
+        size = row.index(2) + 1 if 2 in row else 40
+        assert set(row[:size]) <= {0, 1, 2}
+        assert row[size:] == [7] * (40 - size)
+        stopped += size < 40
+    assert stopped > 0
+
+
+def test_a_stop_of_the_prompt_ends_nothing():
+    canvas = torch.tensor([[2, 0, 3, 1]])
+    texts = sample(chain(4), canvas, stop_ids=[2], pad_id=7, steps=1, banned=(2,))
+    assert texts[0, [0, 1, 3]].tolist() == [2, 0, 1]
+
+
+def test_generated_texts_end_at_eos(tokenizer):
+    eos = tokenizer.eos_token_id
+    model = network(len(tokenizer), mask_token_id=tokenizer.mask_token_id, eos_token_id=eos)
+    with torch.no_grad():
+        model.backbone.output_layer.linear.bias[eos] = 100.0
+    assert generate(model, tokenizer, steps=4, prompt="The cat", stop_at_eos=True) == ["The cat"]
+
+
+def test_a_model_without_eos_is_not_asked_to_stop_there(tokenizer):
+    model = network(len(tokenizer), mask_token_id=tokenizer.mask_token_id, eos_token_id=None)
+    with pytest.raises(ValueError, match="MDLMForMaskedLM has no eos_token_id to stop at"):
+        generate(model, tokenizer, steps=4, stop_at_eos=True)
+
+
+def test_each_of_several_prompts_has_its_own_texts(tokenizer):
+    model = network(len(tokenizer), mask_token_id=tokenizer.mask_token_id)
+    prompts = ["The cat sat", "The"]
+    texts = generate(model, tokenizer, steps=3, prompt=prompts, max_new_tokens=4, num_samples=2)
+    assert len(texts) == 4
+    assert all(text.startswith("The cat sat") for text in texts[:2])
+    assert all(text.startswith("The") for text in texts[2:])
+
+
+def test_a_denoiser_that_has_no_trunk_is_not_compiled():
+    with pytest.raises(
+        ValueError, match="MarkovDenoiser cannot be compiled: it has no compile_trunk"
+    ):
+        sample(chain(), canvas_of(chain(), 12), compile=True)

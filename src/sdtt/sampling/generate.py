@@ -219,5 +219,7 @@ def texts_of(
     if attention_mask is not None:
         sizes = attention_mask.sum(1).tolist()
         rows = [row[:size] for row, size in zip(rows, sizes, strict=True)]
+    if not rows:  # batch_decode takes them for one empty text
+        return []
     texts: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=True)
     return texts

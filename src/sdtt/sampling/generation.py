@@ -319,8 +319,8 @@ def _pad_id(model: Any, config: Any) -> int:
     return pad_id_of(model) if config.pad_token_id is None else int(config.pad_token_id)
 
 
-def _pairs(forced: Mapping[int, int] | list[list[int]] | None) -> dict[int, int]:
-    """Place to id; a saved config holds pairs, for JSON has no integer keys."""
+def _pairs(forced: Mapping[int | str, int] | list[list[int]] | None) -> dict[int, int]:
+    """Place to id; keys that were saved are strings, for JSON has no others."""
     if forced is None:
         return {}
     pairs = forced.items() if isinstance(forced, Mapping) else forced

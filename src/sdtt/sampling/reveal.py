@@ -57,7 +57,7 @@ def free_positions(
 ) -> Bool[Tensor, "B L"]:
     """Where a token is wanted: MASK, and no padding; on the CPU."""
     free = z == denoiser.mask_token_id
-    return (free if attention_mask is None else free & attention_mask).cpu()
+    return (free if attention_mask is None else free & attention_mask).cpu().contiguous()
 
 
 def rank_of_free(free: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:

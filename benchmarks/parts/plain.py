@@ -1,0 +1,75 @@
+"""The sampler that the peers run: every position projected and drawn, in every step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from parts.timing import wait
+from sdtt.models.mdlm import MDLMForMaskedLM
+
+
+def law_of(model: MDLMForMaskedLM, hidden: Tensor, shape: torch.Size) -> Tensor:
+    """Log p of every position over the whole vocabulary, float32; MASK has probability 0."""
+    logits = model.scores(hidden).view(*shape, -1).float()
+    logits[..., model.mask_token_id] = float("-inf")
+    return logits.log_softmax(-1)
+
+
+def draw_all(log_p: Tensor, z: Tensor, t: float, s: float, mask_id: int) -> Tensor:
+    """One reverse step by float32 Gumbel noise over the vocabulary and MASK, everywhere."""
+    q = log_p.exp() * (t - s)
+    q[..., mask_id] = s
+    noise = 1e-10 - (torch.rand_like(q) + 1e-10).log()
+    x = (q / noise).argmax(-1)
+    return torch.where(z == mask_id, x, z)
+
+
+@dataclass
+class PlainSampler:
+    """The reverse process of MDLM in T steps as it is usually written.
+
+    Attributes:
+        model: The same model, in the same form, that our sampler runs.
+        compiled: Whether what follows the body is compiled too.
+        cache: Whether the law is kept while no position changes (mdlm's cached sampler).
+        parts: Seconds by part of the work, where ``clock`` is set.
+    """
+
+    model: MDLMForMaskedLM
+    compiled: bool = False
+    cache: bool = False
+    clock: Callable[[], float] | None = None
+    parts: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Chooses the functions."""
+        compiled = torch.compile(dynamic=False) if self.compiled else (lambda f: f)
+        self.law, self.draw = compiled(law_of), compiled(draw_all)
+
+    @torch.no_grad()
+    def steps(self, z: Tensor, total: int, count: int) -> Tensor:
+        """The first ``count`` of ``total`` steps from a canvas."""
+        log_p = None
+        for index in range(count):
+            t, s = 1 - index / total, 1 - (index + 1) / total
+            if log_p is None or not self.cache:
+                hidden = self._timed("body", lambda z=z: self.model.hidden(z))
+                log_p = self._timed("head and softmax", self.law, self.model, hidden, z.shape)
+            new = self._timed(
+                "noise and argmax", self.draw, log_p, z, t, s, self.model.mask_token_id
+            )
+            if self.cache and not torch.equal(new, z):
+                log_p = None
+            z = new
+        return z
+
+    def _timed(self, name: str, call: Callable[..., Tensor], *arguments: object) -> Tensor:
+        if self.clock is None:
+            return call(*arguments)
+        start = self.clock()
+        result = call(*arguments)
+        wait(result.device)
+        self.parts[name] = self.parts.get(name, 0.0) + self.clock() - start
+        return result

@@ -1,0 +1,466 @@
+"""Sampling: ours against the plain sampler, against autoregression, and against the floor.
+
+    python benchmarks/sampling.py                    # minutes: small and tiny, 16 and 64 steps
+    python benchmarks/sampling.py --full --output results/sampling
+
+Weights are random: time does not depend on them. In every comparison both sides run the same model
+in the same form, dtype and process; runs take turns, and medians are reported. A step of the plain
+sampler costs the same whatever the canvas, and a pass of ours nearly so, hence a generation of many
+steps is the median of a few passes times their number (the first, from the empty canvas, counted
+apart); its number of passes is that of the sampler's own plan.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import transformers
+from parts.floors import bandwidth, matmul_rate, pass_flops, token_bytes
+from parts.plain import PlainSampler
+from parts.timing import wait
+
+import sdtt
+from sdtt.diffusion.categorical import Transform
+from sdtt.diffusion.uniforms import uniforms
+from sdtt.models.causal import CausalConfig, CausalLM
+from sdtt.models.mdlm import MDLMForMaskedLM
+from sdtt.models.pack import pack
+from sdtt.sampling import reveal
+from sdtt.sampling.ancestral import AncestralSettings, ancestral, plan_ancestral
+from sdtt.sampling.autoregressive import compiled_next_token, next_token
+from sdtt.sampling.canvas import canvas_of
+from sdtt.sampling.reveal import Step, free_positions
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PASSES = 4
+"""Passes of each side in a run."""
+
+
+def network(size: str, dtype: torch.dtype, device: torch.device) -> MDLMForMaskedLM:
+    """A model of a preset with random weights, its adaLN paths included, as published ones have."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = MDLMForMaskedLM(sdtt.preset(size)).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "adaLN" in name or "bias" in name or "output_layer.linear.weight" in name:
+                weight.normal_(std=0.02)
+    return model.to(dtype)
+
+
+# ---------------------------------------------------------------- ours
+
+
+@dataclass
+class Ours:
+    """Our ancestral sampler on a batch of empty canvases: passes one by one."""
+
+    model: MDLMForMaskedLM
+    batch: int
+    total: int
+
+    def __post_init__(self) -> None:
+        """The canvas, its uniforms and the plan."""
+        length = self.model.config.model_length
+        self.canvas = canvas_of(self.model, length, self.batch).to(self.model.device)
+        self.u, self.v = (
+            uniforms(0, purpose, range(self.batch), length) for purpose in ("reveal", "token")
+        )
+        self.settings = AncestralSettings(steps=self.total)
+        plan = plan_ancestral(free_positions(self.model, self.canvas, None), self.u, self.settings)
+        self.passes = int(plan.when.unique().numel())
+
+    def steps(self) -> Iterator[Step]:
+        """The generation, step by step."""
+        return ancestral(
+            self.model, self.canvas, self.settings, self.u, self.v, transform=Transform()
+        )
+
+    @torch.no_grad()
+    def seconds(self, passes: int) -> tuple[float, list[float]]:
+        """Of the first pass, and of the next ``passes``."""
+        taken, wait_for = [], self.canvas.device
+        wait(wait_for)
+        last = time.perf_counter()
+        for _ in islice(self.steps(), 1 + passes):
+            wait(wait_for)
+            now = time.perf_counter()
+            taken.append(now - last)
+            last = now
+        return taken[0], taken[1:]
+
+    @torch.no_grad()
+    def breakdown(self, passes: int) -> dict[str, float]:
+        """Seconds a pass, behind the first: body, head, draws, rest."""
+        parts = {"body": 0.0, "head": 0.0, "draws": 0.0}
+
+        def timed(name: str, call: Any) -> Any:
+            def run(*arguments: Any, **options: Any) -> Any:
+                start = time.perf_counter()
+                result = call(*arguments, **options)
+                wait(self.canvas.device)
+                parts[name] += time.perf_counter() - start
+                return result
+
+            return run
+
+        model = self.model
+        with (
+            patch.object(model, "hidden", timed("body", model.hidden)),
+            patch.object(model, "logits", timed("head", model.logits)),
+            patch.object(reveal, "draw", timed("draws", reveal.draw)),
+        ):
+            steps = self.steps()
+            next(steps)
+            parts.update(dict.fromkeys(parts, 0.0))
+            wait(self.canvas.device)
+            start = time.perf_counter()
+            taken = sum(1 for _ in islice(steps, passes))
+            wait(self.canvas.device)
+            whole = time.perf_counter() - start
+        parts["rest"] = whole - sum(parts.values())
+        return {name: value / max(taken, 1) for name, value in parts.items()}
+
+
+def against_plain(
+    model: MDLMForMaskedLM, batch: int, ladder: list[int], runs: int, *, compiled: bool
+) -> list[dict[str, Any]]:
+    """One row for each number of steps."""
+    device, length = model.device, model.config.model_length
+    rate = matmul_rate(model, length)
+    plain = PlainSampler(model, compiled=compiled)
+    z = canvas_of(model, length, batch).to(device)
+    half = torch.rand(batch, length, generator=torch.Generator().manual_seed(0)) < 0.5
+    z[half.to(device)] = 0
+    rows = []
+    sides = {total: Ours(model, batch, total) for total in ladder}
+    plain.steps(z, 16, 1)
+    for ours in sides.values():
+        ours.seconds(1)
+    firsts: dict[int, list[float]] = {total: [] for total in ladder}
+    others: dict[int, list[float]] = {total: [] for total in ladder}
+    plains: list[float] = []
+    for _ in range(runs):
+        wait(device)
+        start = time.perf_counter()
+        plain.steps(z, 1024, 2)
+        wait(device)
+        plains.append((time.perf_counter() - start) / 2)
+        for total, ours in sides.items():
+            first, rest = ours.seconds(min(PASSES, ours.passes - 1))
+            firsts[total].append(first)
+            others[total].extend(rest)
+    clocked = PlainSampler(model, compiled=compiled, clock=time.perf_counter)
+    clocked.steps(z, 1024, 1)
+    clocked.parts.clear()
+    clocked.steps(z, 1024, 2)
+    forward = sum(clocked.parts[name] / 2 for name in ("body", "head and softmax"))
+    noise = clocked.parts["noise and argmax"] / 2
+    for total, ours in sides.items():
+        step = median(others[total]) if others[total] else 0.0
+        whole = median(firsts[total]) + step * (ours.passes - 1)
+        asked = length / total
+        floor = batch * pass_flops(model.config, length, asked) * (ours.passes - 1) / rate
+        row = {
+            "steps": total,
+            "passes": ours.passes,
+            "ours_seconds": whole,
+            "plain_seconds": median(plains) * total,
+            "ratio": median(plains) * total / whole,
+            "floor_over_measured": floor / whole,
+            "ours_breakdown": ours.breakdown(PASSES),
+            "plain_breakdown": {name: value / 2 for name, value in clocked.parts.items()},
+            "spread": [min(others[total] or [0]), max(others[total] or [0])],
+        }
+        if total >= length // 4:
+            cached = forward * ours.passes + noise * total
+            row |= {"cached_plain_seconds": cached, "ratio_to_cached": cached / whole}
+        rows.append(row | {"matmul_tflops": rate / 1e12})
+    return rows
+
+
+# ---------------------------------------------------------------- autoregression
+
+
+def causal_twin(model: MDLMForMaskedLM) -> CausalLM:
+    """An autoregressive model of the same shape, without conditioning."""
+    shape = model.config.shape | {"conditioning": "none", "cond_dim": None, "bos_token_id": 0}
+    torch.manual_seed(0)
+    with torch.device(model.device):
+        return CausalLM(CausalConfig(**shape)).eval().to(model.dtype)
+
+
+@torch.no_grad()
+def autoregressive(
+    model: CausalLM, batch: int, runs: int, speed: float, *, compiled: bool
+) -> dict[str, Any]:
+    """Seconds of ``model_length`` tokens: a pass of one token, its static cache of full length."""
+    length = model.config.model_length
+    cache = transformers.StaticCache(config=model.config, max_cache_len=length)
+    one_token = compiled_next_token(model) if compiled else next_token(model)
+    ids = torch.zeros(batch, 1, dtype=torch.long, device=model.device)
+    v = torch.full((batch,), 0.5, dtype=torch.float64, device=model.device)
+    next_token(model)(ids, cache)
+    taken = []
+    for _ in range(runs + 3):
+        wait(model.device)
+        start = time.perf_counter()
+        token = reveal.draw(one_token(ids.clone(), cache), v)
+        wait(model.device)
+        taken.append(time.perf_counter() - start)
+        ids = token[:, None]
+    each = median(taken[3:])
+    floor = token_bytes(model, batch, length) / speed
+    return {
+        "batch": batch,
+        "compiled": compiled,
+        "packed": model.is_packed,
+        "seconds_a_token": each,
+        "seconds": each * length,
+        "floor_over_measured": floor / each,
+    }
+
+
+# ---------------------------------------------------------------- memory
+
+
+def memory(dtype: str, kind: str) -> dict[str, Any]:
+    """Peak resident memory of 8 x 1024 tokens of the small model, in a process of its own."""
+    words = [sys.executable, __file__, "--measure-memory", kind, "--dtypes", dtype]
+    return json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+
+
+def measure_memory(kind: str, dtype: str) -> None:
+    """What the child process does: two passes, and their peak beyond what was there before."""
+    model = network("small", DTYPES[dtype], torch.device("cpu"))
+    model = model.for_inference()
+    with torch.no_grad():
+        model.hidden(canvas_of(model, 1024)[:, :64])
+    before = _resident()
+    canvas = canvas_of(model, 1024, 8)
+    if kind == "ours":
+        sdtt.sample(model, canvas, sampler="ancestral", steps=2)
+    else:
+        PlainSampler(model).steps(canvas, 16, 1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(
+        json.dumps({"kind": kind, "dtype": dtype, "peak_gb_beyond_weights": (peak - before) / 1e9})
+    )
+
+
+def _resident() -> int:
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+# ---------------------------------------------------------------- all of it
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the numbers belong to."""
+    cpu = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    name = torch.cuda.get_device_name() if device.type == "cuda" else cpu
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "bandwidth_gb_s": bandwidth(device) / 1e9,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "sdtt": sdtt.__version__,
+        "python": platform.python_version(),
+        "command": " ".join(["python", "benchmarks/sampling.py", *sys.argv[1:]]),
+    }
+
+
+def table(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
+    """Markdown."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for row in rows:
+        cells = [row.get(key, "") for key in columns.values()]
+        text = [f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells]
+        lines.append("| " + " | ".join(text) + " |")
+    return "\n".join(lines)
+
+
+PLAIN = {
+    "model": "size",
+    "dtype": "dtype",
+    "batch": "batch",
+    "compiled": "compiled",
+    "steps": "steps",
+    "passes": "passes",
+    "ours, s": "ours_seconds",
+    "plain, s": "plain_seconds",
+    "ratio": "ratio",
+    "ratio to cached plain": "ratio_to_cached",
+    "floor / measured": "floor_over_measured",
+}
+AUTOREGRESSIVE = {
+    "model": "size",
+    "dtype": "dtype",
+    "batch": "batch",
+    "form": "form",
+    "AR, s": "seconds",
+    "AR floor / measured": "floor_over_measured",
+    "ours 16 steps, s": "ours_16",
+    "ours 32 steps, s": "ours_32",
+    "AR / ours at 16": "speedup_16",
+    "AR / ours at 32": "speedup_32",
+}
+BREAKDOWN = {
+    "model": "size",
+    "dtype": "dtype",
+    "batch": "batch",
+    "compiled": "compiled",
+    "steps": "steps",
+    "body": "body",
+    "head": "head",
+    "draws": "draws",
+    "rest": "rest",
+    "plain: body": "plain body",
+    "plain: head, softmax": "plain head and softmax",
+    "plain: noise, argmax": "plain noise and argmax",
+}
+
+
+def diffusion_rows(options: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    """Ours against the plain sampler, for everything that was asked for."""
+    rows = []
+    for size in options.sizes:
+        for dtype in options.dtypes:
+            for compiled in (False, True) if options.compile else (False,):
+                model = network(size, DTYPES[dtype], device)
+                model = model.fold() if compiled else model.for_inference()
+                if compiled:
+                    model.compile_trunk()
+                for batch in options.batches:
+                    length = model.config.model_length
+                    ladder = [steps for steps in options.steps if steps <= length]
+                    found = against_plain(model, batch, ladder, options.runs, compiled=compiled)
+                    about = {"size": size, "dtype": dtype, "batch": batch, "compiled": compiled}
+                    rows.extend(about | row for row in found)
+                    print(table([about | row for row in found], PLAIN), flush=True)
+    return rows
+
+
+def autoregressive_rows(
+    options: argparse.Namespace, device: torch.device, speed: float
+) -> list[dict[str, Any]]:
+    """Autoregression and ours at 16 and 32 steps: the better form of each counts."""
+    rows = []
+    for size in options.ar_sizes:
+        for dtype in options.dtypes:
+            model = network(size, DTYPES[dtype], device)
+            twin, ready = causal_twin(model), model.for_inference()
+            forms = {"eager": (pack(twin), False)}
+            if options.compile:
+                forms["compiled"] = (twin, True)
+            del model
+            for batch in options.ar_batches:
+                ours = {}
+                for total in (16, 32):
+                    side = Ours(ready, batch, total)
+                    first, rest = side.seconds(2 if size == "small" else 1)
+                    ours[total] = first + median(rest) * (side.passes - 1)
+                for form, (causal, compiled) in forms.items():
+                    row = {"size": size, "dtype": dtype, "form": form}
+                    row |= autoregressive(causal, batch, 24, speed, compiled=compiled)
+                    for total, taken in ours.items():
+                        row[f"ours_{total}"] = taken
+                        row[f"speedup_{total}"] = row["seconds"] / taken
+                    rows.append(row)
+                    print(table([row], AUTOREGRESSIVE), flush=True)
+    return rows
+
+
+def write(found: dict[str, Any], folder: Path) -> None:
+    """The JSON and its tables."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sampling.json").write_text(json.dumps(found, indent=1) + "\n")
+    parts = [
+        "# Sampling speed",
+        "\n".join(f"* {key}: {value}" for key, value in found["machine"].items()),
+        "## Against the plain sampler",
+        table(found["plain"], PLAIN),
+        "## Seconds of a pass, by part",
+        table([row | _flat(row) for row in found["plain"]], BREAKDOWN),
+        "## Against autoregression, 1,024 tokens",
+        table(found["autoregressive"], AUTOREGRESSIVE),
+        "## Peak memory beyond the weights, 8 x 1,024 tokens, small",
+        table(found["memory"], {"": "kind", "dtype": "dtype", "GB": "peak_gb_beyond_weights"}),
+    ]
+    (folder / "sampling.md").write_text("\n\n".join(parts) + "\n")
+
+
+def _flat(row: dict[str, Any]) -> dict[str, float]:
+    plain = {f"plain {name}": value for name, value in row["plain_breakdown"].items()}
+    return row["ours_breakdown"] | plain
+
+
+def numbers(text: str) -> list[int]:
+    """Numbers joined by commas; none for an empty text."""
+    return [int(part) for part in text.split(",") if part]
+
+
+def names(text: str) -> list[str]:
+    """Names joined by commas."""
+    return [part for part in text.split(",") if part]
+
+
+def main() -> None:
+    """Reads the options, measures, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=names, default=names("tiny,small"))
+    parser.add_argument("--dtypes", type=names, default=names("bfloat16,float32"))
+    parser.add_argument("--batches", type=numbers, default=[1])
+    parser.add_argument("--steps", type=numbers, default=[16, 64])
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--ar-sizes", type=names, default=["small"])
+    parser.add_argument("--ar-batches", type=numbers, default=[1])
+    parser.add_argument("--full", action="store_true", help="all steps, batches and forms")
+    parser.add_argument("--output", type=Path, help="folder for sampling.json and sampling.md")
+    parser.add_argument("--measure-memory", choices=["ours", "plain"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure_memory:
+        measure_memory(options.measure_memory, options.dtypes[0])
+        return
+    if options.full:
+        options.steps = [8, 16, 32, 64, 256, 1024]
+        options.batches, options.ar_batches, options.compile = [1, 8], [1, 8, 32], True
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    found: dict[str, Any] = {"machine": machine(device)}
+    print(json.dumps(found["machine"], indent=1), flush=True)
+    found["plain"] = diffusion_rows(options, device)
+    speed = found["machine"]["bandwidth_gb_s"] * 1e9
+    found["autoregressive"] = autoregressive_rows(options, device, speed)
+    found["memory"] = []
+    if device.type == "cpu" and "small" in options.sizes:
+        found["memory"] = [memory("float32", kind) for kind in ("ours", "plain")]
+        print(found["memory"])
+    if options.output:
+        write(found, options.output)
+
+
+if __name__ == "__main__":
+    main()
