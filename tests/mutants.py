@@ -318,7 +318,7 @@ MUTANTS = [
     ),
     Mutant(
         "a pass does not see what was revealed",
-        "sampling/reveal.py",
+        "sampling/network.py",
         "self.canvas.view(-1)[rows] = tokens",
         "pass",
         (
@@ -627,7 +627,7 @@ MUTANTS = [
     ),
     Mutant(
         "all texts take part in each pass",
-        "sampling/reveal.py",
+        "sampling/network.py",
         "everyone = len(texts) == self.batch",
         "everyone = True",
         (
@@ -637,14 +637,14 @@ MUTANTS = [
     ),
     Mutant(
         "each empty text has a first pass of its own",
-        "sampling/reveal.py",
+        "sampling/network.py",
         "return free.all(1)",
         "return torch.zeros_like(free[:, 0])",
         (REVEAL + "all_empty_texts_share_a_first_pass_over_one",),
     ),
     Mutant(
         "empty texts of any length share a pass",
-        "sampling/reveal.py",
+        "sampling/network.py",
         "(free == real).all(1) & (self._uniform | real.all(1))",
         "(free == real).all(1)",
         (REVEAL + "an_empty_padded_text_has_a_pass_of_its_own_where_they_are_not",),
@@ -658,14 +658,14 @@ MUTANTS = [
     ),
     Mutant(
         "texts of a compiled pass are told the times of others",
-        "sampling/reveal.py",
+        "sampling/network.py",
         "if everyone:",
         "if len(texts) == self.batch:",
         (REVEAL + "a_compiled_network_sees_few_shapes_and_gives_the_same_texts",),
     ),
     Mutant(
         "padding is penalised as text",
-        "sampling/reveal.py",
+        "sampling/network.py",
         "text = text.masked_fill(~self.attention_mask, self.denoiser.mask_token_id)",
         "pass",
         (
@@ -675,7 +675,7 @@ MUTANTS = [
     ),
     Mutant(
         "tiles are penalised by the first texts",
-        "sampling/reveal.py",
+        "sampling/network.py",
         "None if text is None else text[part]",
         "None if text is None else text[: len(hidden[part])]",
         (REVEAL + "decoding_in_tiles_is_decoding_at_once",),

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 
 from parts.timing import interleaved
-from sdtt.models.blocks import BlocksConfig, BlocksModel
+from sdtt.models.blocks import BlocksModel
+from sdtt.models.config import BlocksConfig
 from sdtt.models.linear import PackedLinear
 from sdtt.models.pack import can_pack
 

@@ -7,9 +7,9 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from sdtt.diffusion.denoiser import Denoiser
+from sdtt.diffusion.denoiser import Denoiser, as_denoiser
 from sdtt.models.exact import TableDenoiser
-from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM, as_denoiser, preset
+from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM, preset
 
 SHAPE = {"vocab_size": 11, "hidden_dim": 16, "n_blocks": 2, "n_heads": 2, "model_length": 12}
 CONDITIONED = {"conditioning": "constant", "cond_dim": 6}

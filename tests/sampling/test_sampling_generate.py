@@ -324,3 +324,8 @@ def test_a_denoiser_that_has_no_trunk_is_not_compiled():
         ValueError, match="MarkovDenoiser cannot be compiled: it has no compile_trunk"
     ):
         sample(chain(), canvas_of(chain(), 12), compile=True)
+
+
+def test_a_model_that_is_no_denoiser_is_refused(tokenizer):
+    with pytest.raises(ValueError, match="Linear is no denoiser: it must offer mask_token_id"):
+        generate(torch.nn.Linear(2, 2), tokenizer, steps=2)

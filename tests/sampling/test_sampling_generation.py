@@ -515,3 +515,13 @@ def test_the_streamers_of_transformers_print_the_text(kind, prompt, skip_prompt,
     said = shown[-1] if len(shown) == 1 else front + shown[-1]
     assert said == tokenizer.decode(ids[size:]) + "\n"
     assert printed.count("\0337") == (3 if kind is TextDiffusionStreamer else 0)
+
+
+def test_a_config_of_another_way_to_generate_does_not_keep_a_model_from_loading(tmp_path):
+    model = network()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"do_sample": true, "num_beams": 4}')
+    loaded = type(model).from_pretrained(tmp_path)
+    assert loaded.generate(steps=2, seed=3).sequences.tolist() == (
+        model.generate(steps=2, seed=3).sequences.tolist()
+    )

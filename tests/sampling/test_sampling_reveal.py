@@ -4,8 +4,8 @@ from sampling.laws import F64, PLAIN, OfPlace, OfTime, Watched, random_uniforms,
 
 from sdtt.diffusion.categorical import Transform
 from sdtt.models.exact import MarkovDenoiser
-from sdtt.sampling import reveal
-from sdtt.sampling.reveal import Network, decode
+from sdtt.sampling import network
+from sdtt.sampling.network import Network, decode
 
 SETTINGS = {
     "dilated": {"steps": 4},
@@ -179,7 +179,7 @@ def test_decoding_in_tiles_is_decoding_at_once(monkeypatch):
     text = torch.randint(6, (210, 7), generator=generator)
     transform = Transform(top_p=0.8, repetition_penalty=3.0)
     whole = decode(denoiser, hidden, v, transform, text)
-    monkeypatch.setattr(reveal, "TILE_NUMBERS", 6 * 4)  # four rows
+    monkeypatch.setattr(network, "TILE_NUMBERS", 6 * 4)  # four rows
     assert torch.equal(decode(denoiser, hidden, v, transform, text), whole)
 
 
@@ -187,7 +187,7 @@ def test_decoding_in_tiles_is_decoding_at_once(monkeypatch):
 def test_a_sampler_in_tiles_gives_the_same_texts(sampler, monkeypatch):
     canvas, (u, v) = some_canvas(), random_uniforms(6, 12)
     whole, _ = run(sampler, chain(), canvas, u, v, **SETTINGS[sampler])
-    monkeypatch.setattr(reveal, "TILE_NUMBERS", 1)
+    monkeypatch.setattr(network, "TILE_NUMBERS", 1)
     assert torch.equal(run(sampler, chain(), canvas, u, v, **SETTINGS[sampler])[0], whole)
 
 

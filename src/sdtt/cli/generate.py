@@ -109,10 +109,10 @@ def _forced(pairs: tuple[str, ...]) -> dict[int, int]:
 def generate(settings: GenerateSettings, sampling: SampleSettings) -> None:
     """Write text with a model: from nothing, behind prompts, or between fixed parts.
 
-    Under `accelerate launch -m sdtt generate ...` the samples are split over the processes; sample
-    i is the same text however many there are.
+    Under `accelerate launch -m sdtt generate ...` the samples are split over the processes.
     """
     logging.disable_progress_bar()
+    PartialState()  # gives each process its own accelerator
     tokenizer = load_tokenizer_of(settings.model)
     dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
     model = load_model(settings.model, causal=settings.autoregressive, dtype=dtype)

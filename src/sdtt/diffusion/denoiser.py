@@ -67,6 +67,20 @@ class Denoiser(Protocol):
         ...
 
 
+def as_denoiser(model: object) -> Denoiser:
+    """The model, if it offers the ``Denoiser`` interface.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if not isinstance(model, Denoiser):
+        raise ValueError(
+            f"{type(model).__name__} is no denoiser: it must offer mask_token_id, excluded_ids, "
+            "hidden, head and logits, as MDLMForMaskedLM does"
+        )
+    return model
+
+
 def exclude(scores: Float[Tensor, "N K"], excluded_ids: tuple[int, ...]) -> Float[Tensor, "N V"]:
     """Removes excluded ids from raw scores: the trailing ones are sliced off, others become -inf.
 

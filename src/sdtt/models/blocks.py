@@ -7,12 +7,12 @@ files load and save without a map.
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
@@ -28,103 +28,10 @@ from sdtt.models.attention import (
     rotate,
     without_tiles,
 )
+from sdtt.models.config import BlocksConfig
 from sdtt.models.linear import PackedLinear, QueryKeyValue
 
-SHAPE = (
-    *("vocab_size", "model_length", "hidden_dim", "n_blocks", "n_heads", "conditioning"),
-    *("cond_dim", "attention_bias", "dropout", "hidden_act", "initializer_range"),
-    "tie_word_embeddings",
-    *("mask_token_id", "bos_token_id", "eos_token_id", "pad_token_id"),
-)
 SINUSOID_WIDTH = 256
-
-
-class BlocksConfig(PreTrainedConfig):
-    """The shape of the network; keys as in the published MDLM configs.
-
-    Args:
-        vocab_size: Embedding rows, MASK included.
-        model_length: The longest text, L.
-        hidden_dim: Width D.
-        n_blocks: Number of blocks.
-        n_heads: Attention heads; D / n_heads must be even (rotary positions).
-        conditioning: "none", or "constant": adaLN fed with a constant, as in published checkpoints.
-            By default "constant" where cond_dim is given.
-        cond_dim: Width of the conditioning, 128 in published checkpoints.
-        attention_bias: Whether queries, keys and values have a bias: where conditioning is folded.
-        dropout: Chance of dropping an element of a residual branch, in training only.
-        hidden_act: The MLP's non-linearity; published: tanh-GELU.
-        mask_token_id: The id of MASK; the last id by default.
-        tie_word_embeddings: Whether the head shares its weight with the embedding.
-    """
-
-    attribute_map: ClassVar[dict[str, str]] = {
-        "hidden_size": "hidden_dim",
-        "num_hidden_layers": "n_blocks",
-        "num_attention_heads": "n_heads",
-        "max_position_embeddings": "model_length",
-    }
-
-    vocab_size: int = 50258
-    model_length: int = 1024
-    hidden_dim: int = 768
-    n_blocks: int = 12
-    n_heads: int = 12
-    conditioning: Literal["none", "constant"] | None = None
-    cond_dim: int | None = None
-    attention_bias: bool = False
-    time_conditioning: bool = False
-    dropout: float = 0.0
-    hidden_act: str = "gelu_pytorch_tanh"
-    initializer_range: float = 0.02
-    mask_token_id: int | None = None
-    bos_token_id: int | None = None
-    eos_token_id: int | None = None
-    pad_token_id: int | None = None
-    tie_word_embeddings: bool = False
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        """Fills in what follows from the rest, and refuses what cannot be."""
-        if self.conditioning is None:
-            self.conditioning = "constant" if self.cond_dim else "none"
-        if self.mask_token_id is None:
-            self.mask_token_id = self.vocab_size - 1
-        kwargs.pop("return_dict", None)  # published configs say false, which breaks callers
-        kwargs.pop("auto_map", None)  # this class needs no remote code
-        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
-        self._check()
-
-    @property
-    def shape(self) -> dict[str, Any]:
-        """The fields that a masked and a causal model of one shape share."""
-        return {name: getattr(self, name) for name in SHAPE}
-
-    def _check(self) -> None:
-        if self.hidden_dim % (2 * self.n_heads):
-            raise ValueError(
-                f"hidden_dim must be a multiple of 2 * n_heads (rotary positions), "
-                f"got {self.hidden_dim} and {self.n_heads} heads"
-            )
-        if self.conditioning not in ("none", "constant"):
-            raise ValueError(
-                f"conditioning must be 'none' or 'constant', got {self.conditioning!r}"
-            )
-        if (self.conditioning == "constant") != bool(self.cond_dim):
-            raise ValueError(
-                f"conditioning={self.conditioning!r} does not go with cond_dim={self.cond_dim}; "
-                "'constant' needs a width, such as 128, 'none' takes none"
-            )
-        if self.time_conditioning:
-            raise ValueError(
-                "time_conditioning=True is not supported: the denoiser is not told t "
-                "(published MDLM and SDTT checkpoints say false)"
-            )
-        if not 0 <= (self.mask_token_id or 0) < self.vocab_size:
-            raise ValueError(
-                f"mask_token_id must lie in [0, {self.vocab_size}), got {self.mask_token_id}"
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
 
 
 class TokenEmbedding(nn.Module):

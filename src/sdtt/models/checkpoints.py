@@ -12,7 +12,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from sdtt.models.mdlm import as_denoiser
+from sdtt.diffusion.denoiser import as_denoiser
 
 
 def load_model(

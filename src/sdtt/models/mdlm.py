@@ -9,9 +9,10 @@ from torch import Tensor
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import MaskedLMOutput
 
-from sdtt.diffusion.denoiser import Denoiser, Head, exclude
+from sdtt.diffusion.denoiser import Head, exclude
 from sdtt.diffusion.divergence import tiled_cross_entropy
-from sdtt.models.blocks import BlocksConfig, BlocksModel
+from sdtt.models.blocks import BlocksModel
+from sdtt.models.config import BlocksConfig
 from sdtt.models.fold import fold
 from sdtt.models.pack import pack
 from sdtt.sampling.generation import DiffusionGenerationMixin
@@ -172,17 +173,3 @@ def preset(name: str, **overrides: Any) -> MDLMConfig:
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
     return MDLMConfig(**PRESETS[name] | overrides)
-
-
-def as_denoiser(model: object) -> Denoiser:
-    """The model, if it offers the ``Denoiser`` interface.
-
-    Raises:
-        ValueError: If it does not.
-    """
-    if not isinstance(model, Denoiser):
-        raise ValueError(
-            f"{type(model).__name__} is no denoiser: it must offer mask_token_id, excluded_ids, "
-            "hidden, head and logits, as MDLMForMaskedLM does"
-        )
-    return model

@@ -11,15 +11,8 @@ from sdtt.diffusion.categorical import Transform
 from sdtt.diffusion.denoiser import Denoiser
 from sdtt.diffusion.noise import grid, pairs, reveal_probability
 from sdtt.sampling.ancestral import check_steps, schedule_of
-from sdtt.sampling.reveal import (
-    Network,
-    Step,
-    decode,
-    first_stop,
-    free_positions,
-    level_device,
-    tiles,
-)
+from sdtt.sampling.network import Network, decode, level_device, tiles
+from sdtt.sampling.reveal import Step, first_stop, free_positions
 
 
 @dataclass(frozen=True)

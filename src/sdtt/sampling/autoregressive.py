@@ -12,7 +12,7 @@ from transformers import StaticCache
 from sdtt.diffusion.categorical import Transform, draw
 from sdtt.diffusion.uniforms import uniforms
 from sdtt.sampling.generate import evaluating
-from sdtt.sampling.reveal import level_device
+from sdtt.sampling.network import level_device
 
 NextToken = Callable[[Int[Tensor, "B P"], StaticCache], Float[Tensor, "B V"]]
 

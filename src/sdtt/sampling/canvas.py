@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from sdtt.diffusion.denoiser import Denoiser
+from sdtt.diffusion.denoiser import Denoiser, as_denoiser
 
 SLOT = re.compile(r"\[(\d+)\]")
 """In an infill template: so many tokens to be filled in."""
@@ -173,6 +173,7 @@ def encoded_canvas(
     Raises:
         ValueError: If two settings exclude each other, or a text does not fit the model.
     """
+    as_denoiser(model)
     limit = model.config.max_position_embeddings
     _check_lengths(length, max_new_tokens, limit)
     if infill is not None:

@@ -12,15 +12,8 @@ from sdtt.diffusion.categorical import Transform, draw
 from sdtt.diffusion.denoiser import Denoiser
 from sdtt.sampling.ancestral import check_steps
 from sdtt.sampling.dilated import places_of, residue_order
-from sdtt.sampling.reveal import (
-    Network,
-    Step,
-    first_stop,
-    free_positions,
-    level_device,
-    rank_of_free,
-    tiles,
-)
+from sdtt.sampling.network import Network, level_device, tiles
+from sdtt.sampling.reveal import Step, first_stop, free_positions, rank_of_free
 
 
 def max_probability(p: Float64[Tensor, "N V"]) -> Float64[Tensor, " N"]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from sdtt.diffusion.denoiser import Denoiser
+from sdtt.diffusion.denoiser import Denoiser, as_denoiser
 from sdtt.diffusion.uniforms import uniforms
 from sdtt.sampling.canvas import encoded_canvas, pad_id_of
 from sdtt.sampling.reveal import Step, first_stop
@@ -89,8 +89,9 @@ def sample(
         The canvas, filled.
 
     Raises:
-        ValueError: If a setting is out of its range, or the denoiser cannot be compiled.
+        ValueError: If it is no denoiser, a setting is out of its range, or it cannot be compiled.
     """
+    as_denoiser(denoiser)
     chosen = SampleSettings(**settings)
     run, transform = chosen.chosen(), chosen.transform()
     if chosen.compile:

@@ -12,12 +12,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
+from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
 from sdtt.sampling.canvas import Canvas, check_ids, force, pad_id_of, ragged_canvas
 from sdtt.sampling.generate import sample
 from sdtt.sampling.reveal import Step
 from sdtt.sampling.settings import OF_SAMPLERS, SAMPLERS, SamplerName, SampleSettings
+
+_logger = logging.get_logger(__name__)
 
 TEXT_FIELDS = {
     "max_length": "tokens of a text, prompt included",
@@ -176,6 +179,8 @@ class DiffusionGenerationMixin:
             self.generation_config = DiffusionGenerationConfig.from_pretrained(source, **options)
         except OSError:  # there is none: what `__init__` made of the config stays
             return
+        except ValueError as error:  # somebody else's, of another way to generate
+            _logger.warning(f"{source}: its generation_config.json is left out: {error}")
 
     @torch.no_grad()
     def generate(

@@ -13,11 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from sdtt.diffusion.categorical import Transform, draw
+from sdtt.diffusion.categorical import Transform
 from sdtt.diffusion.denoiser import Denoiser
-
-TILE_NUMBERS = 2**22
-"""Numbers of a tile of logits: 32 MiB in float64, so that a pass needs no (rows, V) tensor."""
+from sdtt.sampling.network import Network, decode, level_device
 
 
 @dataclass(frozen=True)
@@ -71,42 +69,6 @@ def ranks(key: Float[Tensor, "B L"], free: Bool[Tensor, "B L"]) -> Int[Tensor, "
     return torch.empty_like(order).scatter_(1, order, torch.arange(key.shape[1]).expand_as(order))
 
 
-def decode(
-    denoiser: Denoiser,
-    hidden: Float[Tensor, "N D"],
-    v: Float64[Tensor, " N"],
-    transform: Transform,
-    text: Int[Tensor, "N L"] | None = None,
-) -> Int[Tensor, " N"]:
-    """A token for each hidden row, drawn in float64, a tile of rows at a time.
-
-    Args:
-        denoiser: Its head makes the logits.
-        hidden: Rows of ``denoiser.hidden``.
-        v: A uniform for each.
-        transform: The change of the law before the draw.
-        text: The text of each row, for the repetition penalty.
-    """
-    parts = [
-        draw(transform(logits, each), level)
-        for logits, each, level in tiles(denoiser, hidden, v, text)
-    ]
-    return torch.cat(parts)
-
-
-def tiles(
-    denoiser: Denoiser,
-    hidden: Float[Tensor, "N D"],
-    v: Float64[Tensor, " N"],
-    text: Int[Tensor, "N L"] | None = None,
-) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-    """Logits, texts and uniforms of a few rows at a time; one empty tile where there is no row."""
-    size = max(1, TILE_NUMBERS // denoiser.head.weight.shape[0])
-    for first in range(0, max(len(hidden), 1), size):
-        part = slice(first, first + size)
-        yield denoiser.logits(hidden[part]), None if text is None else text[part], v[part]
-
-
 @dataclass(frozen=True)
 class _Pass:
     """One pass of a plan: rows are flat indices into B*L, the first ``blank`` of still empty texts.
@@ -141,114 +103,6 @@ def _passes(when: Int[Tensor, "B L"], is_blank: Bool[Tensor, " B"]) -> list[_Pas
             indices.tolist(), rows.split(sizes), starts.split(sizes), strict=True
         )
     ]
-
-
-class Network:
-    """A denoiser over one batch: what a pass may leave out is left out here.
-
-    * Texts without an asked row drop out of the pass.
-    * A text in which nothing is visible has the same hidden rows as any other such text of its
-      length and time: they are computed once. Where the denoiser says ``blank_is_uniform``, all
-      positions of such a text are alike at any time (every value that attention averages is the
-      same), and one token is enough.
-
-    Args:
-        denoiser: p(x_i | z).
-        z: The canvas, MASK where a token is wanted; it is not written into.
-        attention_mask: True where a token is real, if there is padding.
-    """
-
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        z: Int[Tensor, "B L"],
-        attention_mask: Bool[Tensor, "B L"] | None = None,
-    ) -> None:
-        self.denoiser = denoiser
-        self.canvas = z.clone(memory_format=torch.contiguous_format)
-        self.attention_mask = attention_mask
-        self.batch, self.length = z.shape
-        self._uniform: bool = getattr(denoiser, "blank_is_uniform", False)
-        self._fixed_shapes: bool = getattr(denoiser, "is_compiled", False)
-        self._blank_row: Tensor | None = None
-
-    def blank_texts(self, free: Bool[Tensor, "B L"]) -> Bool[Tensor, " B"]:
-        """In which texts nothing is visible, so that their first pass can be shared; on the CPU."""
-        if self.attention_mask is None:
-            return free.all(1)
-        real = self.attention_mask.cpu()
-        return (free == real).all(1) & (self._uniform | real.all(1))
-
-    def put(self, rows: Int[Tensor, " N"], tokens: Int[Tensor, " N"]) -> None:
-        """Makes tokens visible."""
-        self.canvas.view(-1)[rows] = tokens
-
-    def text_of(self, rows: Int[Tensor, " N"]) -> Int[Tensor, "N L"]:
-        """The text of each row, as it stands; padding reads as MASK, which no penalty counts."""
-        text = self.canvas
-        if self.attention_mask is not None:
-            text = text.masked_fill(~self.attention_mask, self.denoiser.mask_token_id)
-        return text[rows // self.length]
-
-    def blank_hidden(
-        self, positions: Int[Tensor, " N"], t: Float64[Tensor, " N"]
-    ) -> Float[Tensor, "N D"]:
-        """Hidden rows of texts in which nothing is visible, at positions and times on the CPU."""
-        mask_id = self.denoiser.mask_token_id
-        if self._uniform:
-            if self._blank_row is None:
-                self._blank_row = self.denoiser.hidden(self.canvas.new_full((1, 1), mask_id))
-            return self._blank_row.expand(len(positions), -1)
-        times, which = t.unique(return_inverse=True)  # one text for each time
-        wanted, where = (which * self.length + positions).unique(return_inverse=True)
-        blank = self.canvas.new_full((len(times), self.length), mask_id)
-        hidden = self.denoiser.hidden(blank, wanted, t=self._on_device(times.float()))
-        return hidden[self._on_device(where)]
-
-    def hidden(
-        self,
-        rows: Int[Tensor, " N"],
-        texts: Int[Tensor, " K"],
-        t: Float64[Tensor, " K"],
-    ) -> Float[Tensor, "N D"]:
-        """Hidden rows by a pass over some texts of the batch.
-
-        Args:
-            rows: Flat indices into B*L, on the CPU.
-            texts: The texts that own them, ascending, on the CPU.
-            t: The time of each of these texts.
-        """
-        everyone = len(texts) == self.batch
-        if self._fixed_shapes:
-            texts, t = _to_power_of_two(texts, t, self.batch)
-        if everyone:
-            z, mask, local = self.canvas, self.attention_mask, rows
-        else:
-            chosen = self._on_device(texts)
-            z = self.canvas[chosen]
-            mask = None if self.attention_mask is None else self.attention_mask[chosen]
-            owner = torch.zeros(self.batch, dtype=torch.long)
-            owner[texts.flip(0)] = torch.arange(len(texts)).flip(0)  # of equal ones the first
-            local = owner[rows // self.length] * self.length + rows % self.length
-        return self.denoiser.hidden(z, local, attention_mask=mask, t=self._on_device(t.float()))
-
-    def _on_device(self, x: Tensor) -> Tensor:
-        return x.to(self.canvas.device, non_blocking=True)
-
-
-def _to_power_of_two(texts: Tensor, t: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Repeats the last text up to a power of two, or all: a compiled network has few shapes."""
-    size = min(most, 1 << (len(texts) - 1).bit_length())
-    missing = size - len(texts)
-    return (
-        torch.cat([texts, texts[-1:].expand(missing)]),
-        torch.cat([t, t[-1:].expand(missing)]),
-    )
-
-
-def level_device(device: torch.device) -> torch.device:
-    """Where float64 uniforms are kept: with the canvas, but on the CPU for MPS, which has none."""
-    return torch.device("cpu") if device.type == "mps" else device
 
 
 def first_stop(

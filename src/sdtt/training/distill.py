@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import SchedulerType
 
+from sdtt.diffusion.denoiser import as_denoiser
 from sdtt.diffusion.divergence import DIVERGENCES, tiled_divergence
 from sdtt.diffusion.noise import mask, teacher_times
 from sdtt.diffusion.rollout import rollout
-from sdtt.models.mdlm import as_denoiser
 from sdtt.training.rounds import Round, RoundPlan
 from sdtt.training.state import TEACHER, TEACHER_ROUND
 from sdtt.training.trainer import StreamConfig, StreamTrainer
