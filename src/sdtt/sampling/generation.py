@@ -16,7 +16,7 @@ from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
 from sdtt.sampling.canvas import Canvas, check_ids, force, pad_id_of, ragged_canvas
-from sdtt.sampling.generate import sample
+from sdtt.sampling.generate import sample, stop_ids_of
 from sdtt.sampling.reveal import Step
 from sdtt.sampling.settings import OF_SAMPLERS, SAMPLERS, SamplerName, SampleSettings
 
@@ -27,7 +27,8 @@ TEXT_FIELDS = {
     "max_new_tokens": "instead of max_length: tokens to be filled in behind each prompt",
     "num_return_sequences": "samples of each prompt, one after the other",
     "forced_tokens": "[place, id] pairs: tokens that stand there from the beginning",
-    "eos_token_id": "a sampled token of these ends its text; None for none",
+    "stop_at_eos": "a sampled eos_token_id ends its text",
+    "eos_token_id": "the ids that end a text where stop_at_eos says so; the model's by default",
     "pad_token_id": "what stands behind the end of a text",
     "bos_token_id": "kept for readers of the file; no sampler asks for it",
     "return_dict_in_generate": "an output with counts, instead of the sequences alone",
@@ -118,8 +119,9 @@ class DiffusionGenerationConfig(GenerationConfig):
 
     @classmethod
     def from_model_config(cls, model_config: Any) -> "DiffusionGenerationConfig":
-        """An empty one: a model's config says nothing of sampling but its padding."""
-        return cls(pad_token_id=getattr(model_config, "pad_token_id", None))
+        """One with the special ids alone: of sampling a model's config says nothing."""
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        return cls(**{name: getattr(model_config, name, None) for name in names})
 
 
 def settings_of(sampler: SamplerName) -> set[str]:
@@ -284,7 +286,7 @@ class _Run:
 
     def __call__(self) -> DiffusionGenerationOutput:
         ids, real = self.canvas.ids, self.canvas.attention_mask
-        stop_ids = _ids(self.config.eos_token_id)
+        stop_ids = _stop_ids(self.model, self.config)
         pad_id = _pad_id(self.model, self.config)
         if self.streamer is not None:
             self.streamer.put(ids[:, : self.first].cpu())
@@ -314,9 +316,12 @@ class _Run:
             self.streamer.put_draft(self.draft[:, self.first :].cpu())  # type: ignore[union-attr]
 
 
-def _ids(ids: int | list[int] | None) -> tuple[int, ...]:
-    if ids is None:
+def _stop_ids(model: Any, config: Any) -> tuple[int, ...]:
+    ids = config.eos_token_id
+    if not config.stop_at_eos:
         return ()
+    if ids is None:
+        return stop_ids_of(model)
     return (ids,) if isinstance(ids, int) else tuple(ids)
 
 
