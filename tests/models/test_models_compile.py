@@ -135,3 +135,11 @@ def test_a_copy_of_a_compiled_model_runs_on_its_own_weights(pair, way):
         twin.backbone.vocab_embed.embedding.mul_(-1)
         torch.testing.assert_close(compiled.hidden(z), model.hidden(z))
         assert (twin.hidden(z) - model.hidden(z)).abs().max() > 0.1
+
+
+@pytest.mark.slow
+def test_a_packed_and_compiled_model_gives_the_texts_of_the_plain_one(random_model, unchecked):  # noqa: ARG001
+    model = random_model()
+    compiled = model.for_inference()
+    compiled.compile_trunk()
+    assert torch.equal(sample(compiled, canvas(model), **HOW), sample(model, canvas(model), **HOW))

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -115,9 +117,13 @@ def test_a_packed_model_is_not_saved(packable, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-def test_a_packed_model_is_not_compiled(packable):
-    with pytest.raises(ValueError, match=r"a packed model cannot be compiled: use fold\(\) alone"):
-        pack(packable()).compile_trunk()
+@torch.no_grad()
+def test_a_copy_of_a_packed_model_outlives_it(packable):
+    packed = pack(packable())
+    expected = packed.scores(packed.hidden(texts()))
+    twin = copy.deepcopy(packed)
+    del packed
+    torch.testing.assert_close(twin.scores(twin.hidden(texts())), expected)
 
 
 def test_packing_leaves_the_model_as_it_was_and_trainable(packable):

@@ -120,8 +120,8 @@ def generate(settings: GenerateSettings, sampling: SampleSettings) -> None:
         _write_autoregressively(settings, sampling, model, tokenizer)
         return
     model = on_accelerator(model)
-    if settings.optimize:
-        model = _optimized(model, compiled=sampling.compile)
+    if settings.optimize and isinstance(model, MDLMForMaskedLM):
+        model = model.for_inference()
     canvas = encoded_canvas(
         model,
         tokenizer,
@@ -143,13 +143,6 @@ def generate(settings: GenerateSettings, sampling: SampleSettings) -> None:
             replay(shown, tokenizer, seconds=settings.watch_seconds)
         (text,) = texts_of(tokenizer, torch.tensor([ids]), None)
         _show(settings, index, text, ids, len(drawn), common | {"passes": len(steps)})
-
-
-def _optimized(model: Any, *, compiled: bool) -> Any:
-    """The model in the form that is fastest here, if it is one of ours."""
-    if not isinstance(model, MDLMForMaskedLM):
-        return model
-    return model.fold() if compiled else model.for_inference()
 
 
 def _prompts(settings: GenerateSettings) -> str | list[str]:
@@ -219,7 +212,7 @@ def _write_autoregressively(
         raise ValueError(f"--autoregressive has no {strange[0]}; it takes {', '.join(taken)}")
     own["batch_size"] = own["batch_size"] or 64
     model = model.to(torch.accelerator.current_accelerator() or "cpu")
-    if settings.optimize and isinstance(model, CausalLM) and not sampling.compile:
+    if settings.optimize and isinstance(model, CausalLM):
         model = pack(model)
     ids: Int[Tensor, "B L"] = sample_autoregressive(
         model,

@@ -30,6 +30,10 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 def rotate_pairs(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """The same for pairs that stand side by side, (x_2j, x_{2j + 1}): one complex product."""
+    if torch.compiler.is_compiling():  # which has no code for complex numbers, and fuses the real
+        first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+        real = (first * cosine - second * sine, first * sine + second * cosine)
+        return torch.stack(real, -1).flatten(-2).to(x.dtype)
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     turned = torch.view_as_real(pairs * torch.complex(cosine, sine)).flatten(-2)
     return turned.to(x.dtype)

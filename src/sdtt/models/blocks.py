@@ -98,6 +98,7 @@ class Block(GradientCheckpointingLayer):
         self.is_causal = causal
         self.head_width = width // config.n_heads
         self.rotate = rotate
+        self.without_tiles = without_tiles()
         self.norm1 = Norm(width, bias=False)
         self.attn_qkv = QueryKeyValue(width, 3 * width, bias=config.attention_bias)
         self.attn_out = nn.Linear(width, width, bias=False)
@@ -166,9 +167,10 @@ class Block(GradientCheckpointingLayer):
     def _attention(self, query: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
         """The function that the config names, or a faster one of the same law."""
         name = self.config._attn_implementation
-        low = query.dtype in (torch.bfloat16, torch.float16) and query.shape[2] > 1
-        plain = name == "sdpa" and not self.is_causal and not torch.is_grad_enabled()
-        if low and plain and query.device.type == "cpu" and without_tiles():
+        low = query.dtype in (torch.bfloat16, torch.float16)
+        masked = not self.is_causal or query.shape[2] == 1  # one token sees what its mask says
+        plain = name == "sdpa" and masked and not torch.is_grad_enabled()
+        if low and plain and query.device.type == "cpu" and self.without_tiles:
             return attention_by_heads
         return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
 

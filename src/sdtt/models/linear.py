@@ -1,5 +1,9 @@
 """Linear maps of the blocks: one that gives parts of its output, one laid out for a CPU."""
 
+from dataclasses import dataclass
+from itertools import count
+from weakref import WeakValueDictionary
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +22,53 @@ class QueryKeyValue(nn.Linear):
         rows = slice(0, self.in_features) if index == 0 else slice(self.in_features, None)
         bias = None if self.bias is None else self.bias[rows]
         return nn.functional.linear(x, self.weight[rows], bias)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One packed weight, and what goes with it.
+
+    Attributes:
+        weight: In oneDNN's layout.
+        bias: Added to the result.
+        activation: What is fused: "none" or "gelu".
+        algorithm: Which of its forms.
+        columns: Numbers of a row of the result.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    activation: str
+    algorithm: str
+    columns: int
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Packed":
+        """Itself: it never changes, and compiled code knows it by its number."""
+        return self
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """activation(x @ weight.T + bias)."""
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, self.weight, self.bias, self.activation, [], self.algorithm
+        )
+        return result
+
+
+_NUMBERS = count()
+_PACKED: WeakValueDictionary[int, Packed] = WeakValueDictionary()
+"""Packed weights by number, for compiled code: torch's compiler takes no tensor of that layout."""
+
+
+@torch.library.custom_op("sdtt::packed_linear", mutates_args=())
+def _packed_linear(x: Tensor, number: int, columns: int) -> Tensor:
+    del columns
+    return _PACKED[number](x)
+
+
+@_packed_linear.register_fake
+def _(x: Tensor, number: int, columns: int) -> Tensor:
+    del number
+    return x.new_empty(*x.shape[:-1], columns)
 
 
 class PackedLinear(nn.Module):
@@ -43,22 +94,29 @@ class PackedLinear(nn.Module):
     ) -> None:
         super().__init__()
         sizes = list(splits or (len(weight),))
-        self.weights = [
-            torch.ops.mkldnn._reorder_linear_weight(part.detach().contiguous(), ROWS)
-            for part in weight.split(sizes)
-        ]
-        self.biases = [None] * len(sizes) if bias is None else list(bias.detach().split(sizes))
-        self.attribute = "none" if activation is None else "gelu"
-        self.algorithm = "" if activation is None else FUSED[activation]
+        biases = [None] * len(sizes) if bias is None else list(bias.detach().split(sizes))
+        kind, algorithm = ("none", "") if activation is None else ("gelu", FUSED[activation])
+        self.parts = [
+            Packed(
+                torch.ops.mkldnn._reorder_linear_weight(rows.detach().contiguous(), ROWS),
+                own, kind, algorithm, len(rows),
+            )
+            for rows, own in zip(weight.split(sizes), biases, strict=True)
+        ]  # fmt: skip
+        self.numbers = [next(_NUMBERS) for _ in self.parts]
+        self.columns = [part.columns for part in self.parts]
+        _PACKED.update(zip(self.numbers, self.parts, strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
         """activation(x @ weight.T + bias)."""
-        parts = [self.part(index, x) for index in range(len(self.weights))]
+        parts = [self.part(index, x) for index in range(len(self.numbers))]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def part(self, index: int, x: Tensor) -> Tensor:
         """One part of the output."""
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self.weights[index], self.biases[index], self.attribute, [], self.algorithm
-        )
-        return result
+        if torch.compiler.is_compiling():
+            result: Tensor = torch.ops.sdtt.packed_linear(
+                x, self.numbers[index], self.columns[index]
+            )
+            return result
+        return self.parts[index](x)

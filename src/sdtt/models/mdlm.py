@@ -69,13 +69,7 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
         return pack(fold(self))
 
     def compile_trunk(self) -> None:
-        """Compiles, for passes without gradients, all but the last block; copies are not compiled.
-
-        Raises:
-            ValueError: If the model is packed.
-        """
-        if self.is_packed:
-            raise ValueError("a packed model cannot be compiled: use fold() alone, or no compile")
+        """Compiles all but the last block for passes without gradients; copies are not compiled."""
         self.backbone.compile_trunk()
 
     @property

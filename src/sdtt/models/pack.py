@@ -48,7 +48,7 @@ def pack(model: Model) -> Model:
         model: A model without conditioning (see ``fold``) or with it; it is not changed.
 
     Returns:
-        A model that cannot be trained, saved or compiled, and takes the memory of its linear maps
+        A model that cannot be trained or saved, and takes the memory of its linear maps
         once more while the given one lives; the given one where there is nothing to gain
         (``can_pack``).
     """
