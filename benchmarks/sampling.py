@@ -37,7 +37,7 @@ from sdtt.diffusion.uniforms import uniforms
 from sdtt.models.causal import CausalConfig, CausalLM
 from sdtt.models.mdlm import MDLMForMaskedLM
 from sdtt.models.pack import pack
-from sdtt.sampling import network as passes
+from sdtt.sampling import network as one_pass
 from sdtt.sampling.ancestral import AncestralSettings, ancestral, plan_ancestral
 from sdtt.sampling.autoregressive import compiled_next_token, next_token
 from sdtt.sampling.canvas import canvas_of
@@ -120,7 +120,7 @@ class Ours:
         with (
             patch.object(model, "hidden", timed("body", model.hidden)),
             patch.object(model, "logits", timed("head", model.logits)),
-            patch.object(passes, "draw", timed("draws", passes.draw)),
+            patch.object(one_pass, "draw", timed("draws", one_pass.draw)),
         ):
             steps = self.steps()
             next(steps)
@@ -221,7 +221,7 @@ def autoregressive(
     for _ in range(runs + 3):
         wait(model.device)
         start = time.perf_counter()
-        token = passes.draw(one_token(ids.clone(), cache), v)
+        token = one_pass.draw(one_token(ids.clone(), cache), v)
         wait(model.device)
         taken.append(time.perf_counter() - start)
         ids = token[:, None]

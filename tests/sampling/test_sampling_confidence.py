@@ -250,3 +250,23 @@ def test_an_unknown_name_is_refused(name, says):
 def test_fewer_steps_than_blocks_are_refused():
     with pytest.raises(ValueError, match="2 steps are fewer than the 4 blocks of 1 positions"):
         revealed(steps=2, block_length=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"steps": 4, "dilation": 8}, "positions 8 apart take as many steps .* there are 4"),
+        ({"steps": 6, "dilation": 3, "block_length": 4}, "positions 3 apart .* there are 2"),
+    ],
+)
+def test_fewer_steps_than_the_dilation_are_refused(settings, says):
+    canvas = torch.full((2, 12), 3)
+    with pytest.raises(ValueError, match=says):
+        run("confidence", chain(), canvas, *random_uniforms(2, 12), **settings)
+
+
+def test_a_text_with_few_places_takes_any_dilation():
+    canvas = torch.tensor([[0, 3, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0]])
+    texts, taken = run("confidence", chain(), canvas, *random_uniforms(1, 12), steps=4, dilation=8)
+    assert (texts != 3).all()
+    assert len(taken) <= 4

@@ -5,7 +5,7 @@ from sdtt.data.tokenizer import train_tokenizer
 from sdtt.models.exact import MarkovDenoiser, TableDenoiser
 from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
 from sdtt.sampling.canvas import canvas_of
-from sdtt.sampling.generate import evaluating, generate, sample
+from sdtt.sampling.generate import evaluating, generate, sample, texts_a_pass
 
 F64 = torch.float64
 SETTINGS = {
@@ -329,3 +329,21 @@ def test_a_denoiser_that_has_no_trunk_is_not_compiled():
 def test_a_model_that_is_no_denoiser_is_refused(tokenizer):
     with pytest.raises(ValueError, match="Linear is no denoiser: it must offer mask_token_id"):
         generate(torch.nn.Linear(2, 2), tokenizer, steps=2)
+
+
+def test_twice_as_long_texts_go_half_as_many_to_a_pass():
+    model, cpu = network(), torch.device("cpu")
+    assert texts_a_pass(model, 1_024, cpu) == texts_a_pass(model, 2_048, cpu) * 2
+    assert texts_a_pass(model, 10**9, cpu) == 1
+
+
+def test_a_batch_that_memory_splits_gives_the_same_texts(monkeypatch):
+    denoiser = chain()
+    whole = sample(denoiser, canvas_of(denoiser, 12, 7), steps=5)
+    firsts = []
+    monkeypatch.setattr("sdtt.sampling.generate.HOST_BYTES", 12 * 3 * 16 * 8 * 2)  # two texts
+    split = sample(
+        denoiser, canvas_of(denoiser, 12, 7), steps=5, on_step=lambda first, _: firsts.append(first)
+    )
+    assert torch.equal(split, whole)
+    assert sorted(set(firsts)) == [0, 2, 4, 6]

@@ -135,6 +135,13 @@ class _Canvas:
                 f"{self.steps} steps are fewer than the {int(self.blocks.max())} blocks of "
                 f"{size} positions; raise steps or block_length"
             )
+        if self.steps is not None and settings.dilation is not None:
+            least = self.steps // self.blocks.clamp_min(1)
+            if bool((total.clamp_max(min(size, settings.dilation)) > least).any()):
+                raise ValueError(
+                    f"positions {settings.dilation} apart take as many steps in each block, and "
+                    f"there are {int(least.min())}; raise steps or lower dilation"
+                )
         self.taken = torch.zeros_like(total)  # steps that the text has taken in its block
         self.current = torch.zeros_like(total)
         if settings.dilation is not None:
