@@ -378,8 +378,8 @@ MUTANTS = [
     Mutant(
         "a banned token keeps some probability",
         "diffusion/categorical.py",
-        'logits = logits.index_fill(-1, index, float("-inf"))',
-        "logits = logits.index_fill(-1, index, -20.0)",
+        'logits = logits.masked_fill(hidden, float("-inf"))',
+        "logits = logits.masked_fill(hidden, -20.0)",
         (CATEGORICAL + "a_banned_token_has_no_probability_and_the_others_share_it",),
     ),
     Mutant(
@@ -501,7 +501,7 @@ MUTANTS = [
     Mutant(
         "a short run always falls in the first steps",
         "sampling/dilated.py",
-        "when = torch.where(short, order.gather(1, within.clamp_min(0)), within)",
+        "when = torch.where(short, other.gather(1, within.clamp_min(0)), within)",
         "when = within",
         (DILATED + "stratified_takes_each_position_of_a_run_in_each_step_as_often",),
     ),
@@ -536,8 +536,8 @@ MUTANTS = [
     Mutant(
         "the score is of the raw law",
         "sampling/confidence.py",
-        "p = logits.to(",
-        "p = raw.to(",
+        "p = logits.double()",
+        "p = raw.double()",
         (CONFIDENCE + "the_score_is_of_the_law_that_is_drawn_from",),
     ),
     Mutant(
@@ -567,8 +567,8 @@ MUTANTS = [
     Mutant(
         "an entropy bound is for each position alone",
         "sampling/confidence.py",
-        "before = ordered.nan_to_num(posinf=0.0).cumsum(1) - ordered.nan_to_num(posinf=0.0)",
-        "before = (ordered - ordered[:, :1]).nan_to_num(0.0)",
+        "ordered.cumsum(1) - ordered.cummax(1).values",
+        "ordered - ordered[:, :1]",
         (
             CONFIDENCE
             + "an_entropy_bound_takes_least_entropies_whose_sum_without_the_largest_is_within_it",
@@ -651,9 +651,9 @@ MUTANTS = [
     ),
     Mutant(
         "empty texts are told the time of one of them",
-        "sampling/reveal.py",
-        "own = t[torch.searchsorted(each.texts, begun // length)]",
-        "own = t[:1].expand(len(begun))",
+        "sampling/network.py",
+        "own = t[torch.searchsorted(texts, rows // self.length)]",
+        "own = t[:1].expand(len(rows))",
         (REVEAL + "each_text_is_told_its_own_time[first_hitting]",),
     ),
     Mutant(
@@ -776,8 +776,8 @@ MUTANTS = [
     Mutant(
         "folding writes into a float64 model",
         "models/fold.py",
-        "p.to(torch.float64, copy=True)",
-        "p.double()",
+        "return own[name].detach().cpu().double()",
+        "return own[name].detach().cpu().double().mul_(1.5)",
         (
             FOLD + "a_folded_model_has_the_logits_of_the_other",
             FOLD + "folding_changes_nothing_of_the_model",
@@ -786,22 +786,22 @@ MUTANTS = [
     Mutant(
         "folding forgets the gate of the MLP's bias",
         "models/fold.py",
-        '        old[f"{block}.mlp.2.bias"] *= gate2\n',
-        "",
+        'exact(f"{down}.bias") * gate2',
+        'exact(f"{down}.bias")',
         (FOLD + "a_folded_model_has_the_logits_of_the_other",),
     ),
     Mutant(
         "folding takes a scale for 1 + scale",
         "models/fold.py",
-        '"{block}.norm2.weight"] *= 1 + scale2',
-        '"{block}.norm2.weight"] *= scale2',
+        'exact(f"{block}.norm2.weight") * (1 + scale2)',
+        'exact(f"{block}.norm2.weight") * scale2',
         (FOLD + "a_folded_model_has_the_logits_of_the_other",),
     ),
     Mutant(
         "folding copies every weight",
         "models/fold.py",
-        "weight.to(dtype) if changed else own[name].detach()",
-        "weight.to(dtype, copy=True)",
+        "state = {name: w.detach() for",
+        "state = {name: w.detach().clone() for",
         (FOLD + "a_folded_model_shares_the_weights_that_do_not_change",),
     ),
     Mutant(

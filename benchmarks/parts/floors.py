@@ -40,7 +40,7 @@ def bandwidth(device: torch.device) -> float:
     return numbers.numel() * 4 / min(interleaved(calls, 5, device).values())
 
 
-def pass_flops(config: BlocksConfig, length: int, asked: int) -> float:
+def pass_flops(config: BlocksConfig, length: int, asked: float) -> float:
     """Multiply-adds times two of one text's pass: the last block for ``asked`` rows only."""
     width = config.hidden_dim
     block = 12 * width**2 * 2 * length + 2 * 2 * length**2 * width

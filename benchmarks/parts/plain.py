@@ -17,7 +17,7 @@ def law_of(model: MDLMForMaskedLM, hidden: Tensor, shape: torch.Size) -> Tensor:
     return logits.log_softmax(-1)
 
 
-def draw_all(log_p: Tensor, z: Tensor, t: float, s: float, mask_id: int) -> Tensor:
+def draw_all(log_p: Tensor, z: Tensor, t: Tensor, s: Tensor, mask_id: int) -> Tensor:
     """One reverse step by float32 Gumbel noise over the vocabulary and MASK, everywhere."""
     q = log_p.exp() * (t - s)
     q[..., mask_id] = s
@@ -33,13 +33,11 @@ class PlainSampler:
     Attributes:
         model: The same model, in the same form, that our sampler runs.
         compiled: Whether what follows the body is compiled too.
-        cache: Whether the law is kept while no position changes (mdlm's cached sampler).
         parts: Seconds by part of the work, where ``clock`` is set.
     """
 
     model: MDLMForMaskedLM
     compiled: bool = False
-    cache: bool = False
     clock: Callable[[], float] | None = None
     parts: dict[str, float] = field(default_factory=dict)
 
@@ -51,18 +49,13 @@ class PlainSampler:
     @torch.no_grad()
     def steps(self, z: Tensor, total: int, count: int) -> Tensor:
         """The first ``count`` of ``total`` steps from a canvas."""
-        log_p = None
         for index in range(count):
-            t, s = 1 - index / total, 1 - (index + 1) / total
-            if log_p is None or not self.cache:
-                hidden = self._timed("body", lambda z=z: self.model.hidden(z))
-                log_p = self._timed("head and softmax", self.law, self.model, hidden, z.shape)
-            new = self._timed(
-                "noise and argmax", self.draw, log_p, z, t, s, self.model.mask_token_id
-            )
-            if self.cache and not torch.equal(new, z):
-                log_p = None
-            z = new
+            # as tensors: torch.compile would compile anew for every number
+            t, s = (torch.full((), 1 - i / total, device=z.device) for i in (index, index + 1))
+            hidden = self._timed("body", lambda z=z: self.model.hidden(z))
+            log_p = self._timed("head and softmax", self.law, self.model, hidden, z.shape)
+            mask_id = self.model.mask_token_id
+            z = self._timed("noise and argmax", self.draw, log_p, z, t, s, mask_id)
         return z
 
     def _timed(self, name: str, call: Callable[..., Tensor], *arguments: object) -> Tensor:

@@ -91,12 +91,15 @@ def test_a_threshold_is_of_the_chosen_score():
 
 
 def test_an_entropy_bound_takes_least_entropies_whose_sum_without_the_largest_is_within_it():
-    assert revealed(entropy_bound=0.0) == [[0], [3], [2], [1]]
-    assert revealed(entropy_bound=0.73) == [[0], [3], [2], [1]]
-    assert revealed(entropy_bound=0.74) == [[0, 3], [2], [1]]
-    assert revealed(entropy_bound=1.64) == [[0, 3], [1, 2]]  # 0.736 + 0.909 = 1.645
-    assert revealed(entropy_bound=1.65) == [[0, 2, 3], [1]]
-    assert revealed(entropy_bound=9.0) == [[0, 1, 2, 3]]
+    assert revealed(entropy_bound=0.0, score="entropy") == [[0], [3], [2], [1]]
+    assert revealed(entropy_bound=0.73, score="entropy") == [[0], [3], [2], [1]]
+    assert revealed(entropy_bound=0.74, score="entropy") == [[0, 3], [2], [1]]
+    assert revealed(entropy_bound=1.64, score="entropy") == [
+        [0, 3],
+        [1, 2],
+    ]  # 0.736 + 0.909 = 1.645
+    assert revealed(entropy_bound=1.65, score="entropy") == [[0, 2, 3], [1]]
+    assert revealed(entropy_bound=9.0, score="entropy") == [[0, 1, 2, 3]]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 12])
@@ -270,3 +273,7 @@ def test_a_text_with_few_places_takes_any_dilation():
     texts, taken = run("confidence", chain(), canvas, *random_uniforms(1, 12), steps=4, dilation=8)
     assert (texts != 3).all()
     assert len(taken) <= 4
+
+
+def test_an_entropy_bound_takes_positions_in_the_order_of_the_score():
+    assert revealed(entropy_bound=0.0) == [[2], [0], [3], [1]]  # by probability

@@ -134,6 +134,8 @@ def generate(settings: GenerateSettings, sampling: SampleSettings) -> None:
         forced=_forced(settings.force),
     )
     drawn = _sample(settings, sampling, model, canvas)
+    if not is_first_process():
+        return
     common = _common(settings, sampling.record(), model)
     for index, (ids, steps) in enumerate(drawn):
         length = len(ids)
@@ -157,19 +159,18 @@ def _prompts(settings: GenerateSettings) -> str | list[str]:
 def _sample(
     settings: GenerateSettings, sampling: SampleSettings, model: Any, canvas: Canvas
 ) -> list[tuple[list[int], list[dict[int, int]]]]:
-    """Ids of each sample without padding, and what each of its steps revealed; on process 0."""
+    """Ids of each sample without padding, and what each of its steps revealed."""
     state = PartialState()
     share = -(-len(canvas.ids) // state.num_processes)
     begin = state.process_index * share
     own = canvas.rows(slice(begin, begin + share))
     free = int((own.ids == model.mask_token_id).sum())
-    steps: dict[int, list[dict[int, int]]] = defaultdict(list)
+    taken: list[tuple[int, Step]] = []
     with progress(free, "generate") as advance:
 
         def on_step(first: int, step: Step) -> None:
             advance(len(step.rows))
-            for row, revealed in _by_text(step, own.ids.shape[1]):
-                steps[first + row].append(revealed)
+            taken.append((first, step))
 
         filled = sample(
             model,
@@ -181,6 +182,10 @@ def _sample(
             on_step=on_step,
             **vars(sampling),
         )
+    steps: dict[int, list[dict[int, int]]] = defaultdict(list)
+    for first, step in taken:
+        for row, revealed in _by_text(step, own.ids.shape[1]):
+            steps[first + row].append(revealed)
     rows = filled.tolist()
     if own.attention_mask is not None:
         sizes = own.attention_mask.sum(1).tolist()
@@ -203,6 +208,8 @@ def _write_autoregressively(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
+    if PartialState().num_processes > 1:
+        raise ValueError("--autoregressive runs in one process: leave out accelerate launch")
     plain = vars(SampleSettings())
     taken = ("seed", "temperature", "top_p", "top_k", "repetition_penalty", "batch_size", "compile")
     own = {name: getattr(sampling, name) for name in taken}
@@ -245,8 +252,6 @@ def _show(
     count: int,
     common: dict[str, Any],
 ) -> None:
-    if not is_first_process():
-        return
     if settings.json:
         print(json.dumps({"index": index, "text": text, "ids": ids, **common}))
     else:

@@ -157,8 +157,10 @@ class Transform:
             columns = [token for token in set(self.banned) if token < logits.shape[-1]]
             if len(columns) == logits.shape[-1]:
                 raise ValueError(f"all {len(columns)} tokens of the vocabulary are banned")
-            index = torch.tensor(columns, dtype=torch.long, device=logits.device)
-            logits = logits.index_fill(-1, index, float("-inf"))
+            hidden = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+            for column in columns:  # one by one: a list of them would wait for the device
+                hidden[column] = True
+            logits = logits.masked_fill(hidden, float("-inf"))
         if self.temperature != 1:
             logits = temperature(logits, self.temperature)
         if self.top_k is not None:

@@ -1,5 +1,6 @@
 """The one interface: what a network must offer to be sampled from, trained and distilled."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -28,6 +29,10 @@ class Denoiser(Protocol):
     Callers ask for the rows that they need: a sampler for the positions that it reveals, a loss
     for the masked ones. Nobody needs a (B, L, V) tensor.
 
+    A denoiser may also say: ``blank_is_uniform = True``, if in a text of MASKs alone all positions
+    have one hidden row, in texts of any length; ``unnormalised_scores = True``, if exp(logits)
+    carries a scale (see ``sampling.analytic``); and offer ``compile_trunk()`` with ``is_compiled``.
+
     Attributes:
         mask_token_id: The id of MASK.
         excluded_ids: MASK, and ids that no tokenizer makes: their probability is 0.
@@ -48,7 +53,7 @@ class Denoiser(Protocol):
 
         Args:
             z: Token ids, MASK among them.
-            rows: Flat indices into B*L; all rows if None.
+            rows: Flat indices into B*L; all rows if None. They may lie on the CPU wherever z is.
             attention_mask: True where a token is real, False where it is padding.
             t: The time of each text, for denoisers that are told it.
         """
@@ -96,9 +101,15 @@ def exclude(scores: Float[Tensor, "N K"], excluded_ids: tuple[int, ...]) -> Floa
     while inner and inner[-1] == columns - 1:
         columns = inner.pop()
     scores = scores[..., :columns]
-    if not inner:
-        return scores
-    return scores.index_fill(-1, torch.tensor(inner, device=scores.device), float("-inf"))
+    return without(scores, inner)
+
+
+def without(scores: Float[Tensor, "*N V"], ids: Iterable[int]) -> Float[Tensor, "*N V"]:
+    """The scores with -inf in the columns of some ids; nothing waits for the device."""
+    column = torch.arange(scores.shape[-1], device=scores.device)
+    for token in ids:
+        scores = scores.masked_fill(column == token, float("-inf"))
+    return scores
 
 
 def hidden_of_rows(

@@ -29,7 +29,7 @@ from sdtt.models.attention import (
     without_tiles,
 )
 from sdtt.models.config import BlocksConfig
-from sdtt.models.linear import PackedLinear, QueryKeyValue
+from sdtt.models.linear import PackedLinear, QueryKeyValue, part_of
 
 SINUSOID_WIDTH = 256
 
@@ -82,8 +82,8 @@ class ConstantCondition(nn.Module):
         return nn.functional.silu(self.mlp(sinusoid))
 
     def double_precision(self) -> Float[Tensor, " C"]:
-        """The same in float64, for folding."""
-        exact: Tensor = copy.deepcopy(self).double()()
+        """The same in float64 on the CPU, for folding."""
+        exact: Tensor = copy.deepcopy(self).cpu().double()()
         return exact
 
 
@@ -180,9 +180,9 @@ class Block(GradientCheckpointingLayer):
         """Queries of the asked rows, keys and values of all."""
         batch, length, width = x.shape
         rows = x.flatten(0, 1)[asked.padded]  # B R D
-        query = self.attn_qkv.part(0, rows)
+        query = part_of(self.attn_qkv, 0, rows)
         query = query.view(batch, -1, width // self.head_width, self.head_width).transpose(1, 2)
-        pair = self.attn_qkv.part(1, x).view(batch, length, 2, -1, self.head_width)
+        pair = part_of(self.attn_qkv, 1, x).view(batch, length, 2, -1, self.head_width)
         key, value = pair.permute(2, 0, 3, 1, 4)
         places = asked.padded % length
         own = [part.squeeze(-3)[places].unsqueeze(1) for part in angles]

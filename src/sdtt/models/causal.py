@@ -10,6 +10,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from sdtt.diffusion.denoiser import without
 from sdtt.diffusion.divergence import tiled_cross_entropy
 from sdtt.models.blocks import BlocksModel
 from sdtt.models.config import BlocksConfig
@@ -75,10 +76,9 @@ class CausalLM(BlocksModel, GenerationMixin):
         loss = None if labels is None else self._loss(hidden, labels)
         kept = hidden[:, -logits_to_keep:] if logits_to_keep else hidden
         scores = self.scores(kept.flatten(0, 1)).view(batch, kept.shape[1], -1)
-        excluded = torch.tensor(self.excluded_ids, device=scores.device)
         return CausalLMOutputWithPast(
             loss=loss,
-            logits=scores.index_fill(-1, excluded, float("-inf")),
+            logits=without(scores, self.excluded_ids),
             past_key_values=cache,
         )
 

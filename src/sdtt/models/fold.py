@@ -36,6 +36,7 @@ def fold(model: Model) -> Model:
     state = _folded_state(model.backbone, model.config.n_blocks)
     folded.load_state_dict(state, strict=True, assign=True)
     folded.tie_weights()
+    folded.excluded_ids = model.excluded_ids
     folded.train(model.training)
     folded.requires_grad_(any(p.requires_grad for p in model.parameters()))
     if hasattr(model, "generation_config"):
@@ -44,42 +45,37 @@ def fold(model: Model) -> Model:
 
 
 def _folded_state(backbone: Backbone, n_blocks: int) -> dict[str, Tensor]:
-    # copies, for they are written into below
-    old = {name: p.to(torch.float64, copy=True) for name, p in backbone.named_parameters()}
+    """The weights of the folded model: those that change one at a time, in float64 on the CPU."""
+    own = dict(backbone.named_parameters(remove_duplicate=False))
+    gone = ("sigma_map.", "adaLN_modulation.")
+    state = {name: w.detach() for name, w in own.items() if not any(part in name for part in gone)}
+    like = backbone.vocab_embed.embedding
     condition = backbone.sigma_map.double_precision()
 
+    def exact(name: str) -> Tensor:
+        return own[name].detach().cpu().double()
+
     def modulation(prefix: str, parts: int) -> tuple[Tensor, ...]:
-        linear = (old.pop(f"{prefix}.adaLN_modulation.{part}") for part in ("weight", "bias"))
-        return nn.functional.linear(condition, *linear).chunk(parts)
+        weight, bias = (exact(f"{prefix}.adaLN_modulation.{part}") for part in ("weight", "bias"))
+        return nn.functional.linear(condition, weight, bias).chunk(parts)
+
+    def put(name: str, weight: Tensor) -> None:
+        state[name] = weight.to(like.device, like.dtype)
 
     for index in range(n_blocks):
         block = f"blocks.{index}"
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation(block, 6)
-        qkv, up = old[f"{block}.attn_qkv.weight"], old[f"{block}.mlp.0.weight"]
-        bias = qkv.new_zeros(len(qkv))
-        old[f"{block}.attn_qkv.bias"] = old.get(f"{block}.attn_qkv.bias", bias) + qkv @ shift1
-        old[f"{block}.mlp.0.bias"] += up @ shift2
-        old[f"{block}.norm1.weight"] *= 1 + scale1
-        old[f"{block}.norm2.weight"] *= 1 + scale2
-        old[f"{block}.attn_out.weight"] *= gate1[:, None]
-        old[f"{block}.mlp.2.weight"] *= gate2[:, None]
-        old[f"{block}.mlp.2.bias"] *= gate2
+        bias = f"{block}.attn_qkv.bias"
+        put(bias, exact(f"{block}.attn_qkv.weight") @ shift1 + (exact(bias) if bias in own else 0))
+        put(f"{block}.norm1.weight", exact(f"{block}.norm1.weight") * (1 + scale1))
+        put(f"{block}.attn_out.weight", exact(f"{block}.attn_out.weight") * gate1[:, None])
+        up, down = f"{block}.mlp.0", f"{block}.mlp.2"
+        put(f"{up}.bias", exact(f"{up}.bias") + exact(f"{up}.weight") @ shift2)
+        put(f"{block}.norm2.weight", exact(f"{block}.norm2.weight") * (1 + scale2))
+        put(f"{down}.weight", exact(f"{down}.weight") * gate2[:, None])
+        put(f"{down}.bias", exact(f"{down}.bias") * gate2)
     shift, scale = modulation("output_layer", 2)
-    old["output_layer.linear.bias"] += backbone.output_layer.linear.weight.double() @ shift
-    old["output_layer.norm_final.weight"] *= 1 + scale
-    return _shared(old, backbone)
-
-
-def _shared(state: dict[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
-    """The state in the model's dtype; weights that did not change are the model's own."""
-    own = dict(backbone.named_parameters(remove_duplicate=False))
-    dtype = backbone.vocab_embed.embedding.dtype
-    head = "output_layer.linear.weight"
-    state.setdefault(head, own[head])  # where it is tied
-    result = {}
-    for name, weight in state.items():
-        if name.startswith("sigma_map."):
-            continue
-        changed = name not in own or not torch.equal(weight, own[name].double())
-        result[f"backbone.{name}"] = weight.to(dtype) if changed else own[name].detach()
-    return result
+    head = "output_layer.linear"
+    put(f"{head}.bias", exact(f"{head}.bias") + exact(f"{head}.weight") @ shift)
+    put("output_layer.norm_final.weight", exact("output_layer.norm_final.weight") * (1 + scale))
+    return {f"backbone.{name}": weight for name, weight in state.items()}

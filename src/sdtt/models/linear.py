@@ -14,6 +14,18 @@ FUSED = {"gelu": "none", "gelu_pytorch_tanh": "tanh"}
 """Activations that the kernel can apply to its accumulators, by the names of transformers."""
 
 
+def part_of(layer: nn.Module, index: int, x: Tensor) -> Tensor:
+    """The queries (0) or the keys and values (1) of rows, from the layer that gives all three.
+
+    A layer that somebody put in its place (LoRA, quantised, offloaded) is run as it is and cut.
+    """
+    if isinstance(layer, QueryKeyValue | PackedLinear) and not hasattr(layer, "_hf_hook"):
+        return layer.part(index, x)
+    whole: Tensor = layer(x)
+    width = x.shape[-1]
+    return whole[..., :width] if index == 0 else whole[..., width:]
+
+
 class QueryKeyValue(nn.Linear):
     """Queries, keys and values of a row in one linear map."""
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import MaskedLMOutput
 
-from sdtt.diffusion.denoiser import Head, exclude
+from sdtt.diffusion.denoiser import Head, exclude, without
 from sdtt.diffusion.divergence import tiled_cross_entropy
 from sdtt.models.blocks import BlocksModel
 from sdtt.models.config import BlocksConfig
@@ -149,8 +149,7 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
                 excluded_ids=self.excluded_ids,
             )
         scores = self.scores(hidden)
-        excluded = torch.tensor(self.excluded_ids, device=scores.device)
-        scores = scores.index_fill(-1, excluded, float("-inf"))
+        scores = without(scores, self.excluded_ids)
         return MaskedLMOutput(loss=loss, logits=scores.view(*input_ids.shape, -1))
 
 

@@ -52,7 +52,7 @@ def pack(model: Model) -> Model:
         once more while the given one lives; the given one where there is nothing to gain
         (``can_pack``).
     """
-    if not can_pack(model):
+    if model.is_packed or not can_pack(model):
         return model
     memo = {id(p): p for p in model.parameters()}  # what is not packed is shared
     packed: Any = copy.deepcopy(model, memo)

@@ -46,10 +46,7 @@ def total_score(denoiser: Denoiser, hidden: Float[Tensor, "N D"]) -> Float64[Ten
     if not getattr(denoiser, "unnormalised_scores", False):
         return torch.ones(len(hidden), dtype=torch.float64)
     no_draw = hidden.new_empty(len(hidden))
-    sums = [
-        logits.to(level_device(logits.device)).double().logsumexp(-1)
-        for logits, _, _ in tiles(denoiser, hidden, no_draw)
-    ]
+    sums = [logits.double().logsumexp(-1) for logits, _, _ in tiles(denoiser, hidden, no_draw)]
     return torch.cat(sums).exp().cpu()
 
 
@@ -106,7 +103,8 @@ def analytic(
             return
         texts = (rows // length).unique()
         times = t.expand(len(texts))
-        hidden = network.hidden(rows, texts, times)
+        begun = network.blank_texts(free)[rows // length] & (index == 0)
+        hidden = network.ask(rows, texts, times, begun)
         rho = reveal_probability(schedule.alpha(t), schedule.alpha(s))
         revealed = (total_score(denoiser, hidden) * rho).clamp_max(1) if index < last else 1.0
         chance_masked.view(-1)[rows] *= 1 - revealed

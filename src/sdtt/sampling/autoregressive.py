@@ -73,6 +73,19 @@ def sample_autoregressive(
     bos = model.config.bos_token_id
     if bos is None:
         raise ValueError(f"{type(model).__name__} has no bos_token_id to begin a text with")
+    for name, value, least in (
+        ("num_samples", num_samples, 0), ("length", length, 1), ("batch_size", batch_size, 1),
+    ):  # fmt: skip
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    limit = getattr(model.config, "max_position_embeddings", None) or length
+    if length > limit:
+        raise ValueError(f"length {length} is more than the model's {limit}")
+    strange = [token for token in prompt if not 0 <= token < model.config.vocab_size]
+    if strange:
+        raise ValueError(
+            f"the prompt has the unknown id {strange[0]}; ids lie in [0, {model.config.vocab_size})"
+        )
     if len(prompt) > length:
         raise ValueError(f"the prompt has {len(prompt)} tokens, more than the text's {length}")
     if getattr(model, "mask_token_id", None) in prompt:

@@ -1,5 +1,6 @@
 """Orders that follow the network: reveal where its law is surest."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -46,9 +47,9 @@ class ConfidenceSettings:
     Attributes:
         steps: T: a fixed number a step, equal to within one, so that T steps fill the canvas.
         threshold: Every position whose score reaches it, at least the best one.
-        entropy_bound: gamma: the positions of least entropy whose entropies, all but the largest,
-            sum to at most gamma nats, at least one: what bounds the dependence that drawing them
-            together ignores [EB-sampler, arXiv 2505.24857].
+        entropy_bound: gamma: the surest positions whose entropies, all but the largest, sum to at
+            most gamma nats, at least one: what bounds the dependence that drawing them together
+            ignores [EB-sampler, arXiv 2505.24857].
         score: How sure a law is: "probability" of its likeliest token, "margin" to the second, or
             negative "entropy" in nats. It is taken of the law that is drawn from.
         order: "high" reveals the surest first, "low" the least sure, "random" whichever.
@@ -57,7 +58,9 @@ class ConfidenceSettings:
         block_length: The free positions are filled in blocks of this many, from the left
             (semi-autoregressive); None for one block.
         dilation: M: positions of one step have ranks (among the free ones) that are equal modulo M,
-            so they lie M places apart; residues take turns in random order. None for no such rule.
+            so they lie M places apart; residues take turns in random order. With steps, the last
+            one of a block takes what is left wherever it lies: choose a multiple of M. None for no
+            such rule.
 
     Raises:
         ValueError: If one lies outside its range, or they do not go together.
@@ -83,8 +86,7 @@ class ConfidenceSettings:
             )
         if self.steps is not None:
             check_steps(self.steps)
-        if self.entropy_bound is not None and not self.entropy_bound >= 0:
-            raise ValueError(f"entropy_bound must be at least 0 nats, got {self.entropy_bound}")
+        self._check_bounds()
         if self.score not in SCORES:
             raise ValueError(f"unknown score {self.score!r}; there are {', '.join(SCORES)}")
         if self.order not in ("high", "low", "random"):
@@ -100,6 +102,12 @@ class ConfidenceSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+
+    def _check_bounds(self) -> None:
+        if self.threshold is not None and math.isnan(self.threshold):
+            raise ValueError("threshold must be a number, got nan")
+        if self.entropy_bound is not None and not self.entropy_bound >= 0:
+            raise ValueError(f"entropy_bound must be at least 0 nats, got {self.entropy_bound}")
 
 
 @dataclass(frozen=True)
@@ -194,10 +202,12 @@ def _laws(
     for raw, each, v in tiles(denoiser, hidden, level, text):
         logits = transform(raw, each)
         tokens.append(draw(logits, v))
-        p = logits.to(level_device(logits.device)).double().softmax(-1)
+        p = logits.double().softmax(-1)
         scores.append(score(p))
         entropies.append(-negative_entropy(p))
-    return _Laws(torch.cat(tokens), torch.cat(scores).cpu(), torch.cat(entropies).cpu())
+    return _Laws(
+        torch.cat(tokens).to(hidden.device), torch.cat(scores).cpu(), torch.cat(entropies).cpu()
+    )
 
 
 def _choose(
@@ -219,21 +229,22 @@ def _choose(
             gumbel = -torch.log(-torch.log(canvas.u.clamp_min(2.0**-60)))
             key = key + settings.order_temperature * gumbel
         key = key.masked_fill(~candidates, worst)
-    place = places_of(key.argsort(dim=1, descending=True, stable=True))
+    # equal scores, as those of an empty canvas, go by u
+    by_u = canvas.u.argsort(dim=1, descending=True, stable=True)
+    order = by_u.gather(1, key.gather(1, by_u).argsort(dim=1, descending=True, stable=True))
+    place = places_of(order)
     best = candidates & (place == 0)
     if settings.steps is not None:
         return candidates & (place < canvas.due(is_open)[:, None])
     if settings.threshold is not None:
         return best | (candidates & (key >= settings.threshold))
     assert settings.entropy_bound is not None
-    # of the least entropies those that sum, without the largest, to the bound [EB-sampler, eq. 8]
-    entropy = torch.full(is_open.shape, torch.inf, dtype=torch.float64)
+    # in this order, those whose entropies without the largest sum to the bound [EB-sampler, eq. 8]
+    entropy = torch.zeros(is_open.shape, dtype=torch.float64)
     entropy[is_open] = laws.entropy
-    entropy = entropy.masked_fill(~candidates, torch.inf)
-    ordered, order = entropy.sort(dim=1, stable=True)
-    before = ordered.nan_to_num(posinf=0.0).cumsum(1) - ordered.nan_to_num(posinf=0.0)
-    within = (before <= settings.entropy_bound) & ordered.isfinite()
-    return candidates & torch.zeros_like(candidates).scatter_(1, order, within)
+    ordered = entropy.masked_fill(~candidates, 0.0).gather(1, order)
+    within = ordered.cumsum(1) - ordered.cummax(1).values <= settings.entropy_bound
+    return best | (candidates & torch.zeros_like(candidates).scatter_(1, order, within))
 
 
 def confidence(
@@ -282,7 +293,8 @@ def confidence(
         texts = (rows // length).unique()
         t = (canvas.masked.sum(1).double() / total)[texts]
         there = rows.to(z.device)
-        hidden = network.hidden(rows, texts, t)
+        begun = network.blank_texts(free)[rows // length] & (index == 0)
+        hidden = network.ask(rows, texts, t, begun)
         level = v.flatten()[rows].to(level_device(z.device))
         text = network.text_of(there) if transform.repetition_penalty != 1 else None
         laws = _laws(denoiser, hidden, level, transform, text, score)

@@ -71,9 +71,11 @@ def plan_dilated(
         run = rank // count
         # by u within each run of N neighbours; keys of different runs lie apart
         within = places_of((run + u).masked_fill(~free, torch.inf).argsort(dim=1)) - run * count
-        # the last run may be short: which steps take from it is random too
+        # the last run may be short: which steps take from it is random too, by the lower bits of
+        # the uniforms, which the order above does not depend on
         short = run == total // count
-        when = torch.where(short, order.gather(1, within.clamp_min(0)), within)
+        other = residue_order((u * 2**26).frac(), free, count)
+        when = torch.where(short, other.gather(1, within.clamp_min(0)), within)
     else:
         when = order.gather(1, rank % count)
     when = torch.where(free, when, -1)

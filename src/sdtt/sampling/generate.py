@@ -61,7 +61,7 @@ def sample(
     denoiser: Denoiser,
     canvas: Int[Tensor, "B L"],
     *,
-    attention_mask: Bool[Tensor, "B L"] | None = None,
+    attention_mask: Bool[Tensor, "B L"] | Int[Tensor, "B L"] | None = None,
     stop_ids: Sequence[int] = (),
     pad_id: int = 0,
     first_index: int = 0,
@@ -77,7 +77,7 @@ def sample(
     Args:
         denoiser: p(x_i | z); set to evaluation mode meanwhile.
         canvas: Token ids, MASK where a token is wanted; other positions stay as they are.
-        attention_mask: True where a token is real, False where it is padding, on the right.
+        attention_mask: True or 1 where a token is real; padding lies on the right.
         stop_ids: A sampled token of these ends its text: nothing behind it is sampled any more, and
             what stands there is ``pad_id``.
         pad_id: What stands behind a stop.
@@ -96,6 +96,8 @@ def sample(
     run, transform = chosen.chosen(), chosen.transform()
     if chosen.compile:
         compile_network(denoiser)
+    if attention_mask is not None:
+        attention_mask = attention_mask.bool()
     filled = canvas.clone(memory_format=torch.contiguous_format)
     length = canvas.shape[1]
     if canvas.numel() == 0:

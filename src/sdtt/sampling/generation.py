@@ -236,11 +236,7 @@ class DiffusionGenerationMixin:
             raise ValueError("max_length and max_new_tokens exclude each other: give one")
         if input_ids is None:
             input_ids = torch.empty(1, 0, dtype=torch.long)
-        texts = input_ids.tolist()
-        if attention_mask is not None:
-            real = attention_mask.bool().tolist()
-            pairs = [zip(text, row, strict=True) for text, row in zip(texts, real, strict=True)]
-            texts = [[token for token, here in row if here] for row in pairs]
+        texts = _real_tokens(input_ids, attention_mask)
         for index, text in enumerate(texts):
             check_ids(own, text, own.config.vocab_size, allow_mask=True)
             total = len(text)
@@ -262,6 +258,19 @@ class DiffusionGenerationMixin:
             check_ids(own, list(forced.values()), own.config.vocab_size)
             canvas = force(canvas, forced)
         return canvas.repeat(config.num_return_sequences or 1).to(own.device)
+
+
+def _real_tokens(input_ids: Tensor, attention_mask: Tensor | None) -> list[list[int]]:
+    """The prompts without their padding."""
+    if input_ids.dim() != 2:
+        shape = tuple(input_ids.shape)
+        raise ValueError(f"input_ids must be a batch of texts, (B, P), got the shape {shape}")
+    texts: list[list[int]] = input_ids.tolist()
+    if attention_mask is None:
+        return texts
+    real = attention_mask.bool().tolist()
+    pairs = [zip(text, row, strict=True) for text, row in zip(texts, real, strict=True)]
+    return [[token for token, here in row if here] for row in pairs]
 
 
 class _Run:

@@ -102,6 +102,33 @@ class Network:
             local = owner[rows // self.length] * self.length + rows % self.length
         return self.denoiser.hidden(z, local, attention_mask=mask, t=self._on_device(t.float()))
 
+    def ask(
+        self,
+        rows: Int[Tensor, " N"],
+        texts: Int[Tensor, " K"],
+        t: Float64[Tensor, " K"],
+        begun: Bool[Tensor, " N"],
+    ) -> Float[Tensor, "N D"]:
+        """``hidden``, but rows of texts in which nothing is visible come from the shared pass.
+
+        Args:
+            rows: Flat indices into B*L, on the CPU.
+            texts: The texts that own them, ascending, on the CPU.
+            t: The time of each of these texts.
+            begun: Which rows are of texts in which nothing is visible.
+        """
+        if not bool(begun.any()):
+            return self.hidden(rows, texts, t)
+        own = t[torch.searchsorted(texts, rows // self.length)]
+        shared = self.blank_hidden(rows[begun] % self.length, own[begun])
+        rest = rows[~begun]
+        if len(rest) == 0:
+            return shared
+        others = (rest // self.length).unique()
+        asked = self.hidden(rest, others, t[torch.searchsorted(texts, others)])
+        place = torch.cat([begun.nonzero(), (~begun).nonzero()]).squeeze(1).argsort()
+        return torch.cat([shared, asked])[self._on_device(place)]
+
     def _on_device(self, x: Tensor) -> Tensor:
         return x.to(self.canvas.device, non_blocking=True)
 
@@ -136,7 +163,7 @@ def decode(
         draw(transform(logits, each), level)
         for logits, each, level in tiles(denoiser, hidden, v, text)
     ]
-    return torch.cat(parts)
+    return torch.cat(parts).to(hidden.device)
 
 
 def tiles(
@@ -145,11 +172,17 @@ def tiles(
     v: Float64[Tensor, " N"],
     text: Int[Tensor, "N L"] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-    """Logits, texts and uniforms of a few rows at a time; one empty tile where there is no row."""
+    """Logits, texts and uniforms of a few rows at a time; one empty tile where there is no row.
+
+    Logits are float32 at least, so that a temperature loses nothing, and lie where float64 can be.
+    """
     size = max(1, TILE_NUMBERS // denoiser.head.weight.shape[0])
+    place = level_device(hidden.device)
     for first in range(0, max(len(hidden), 1), size):
         part = slice(first, first + size)
-        yield denoiser.logits(hidden[part]), None if text is None else text[part], v[part]
+        logits = denoiser.logits(hidden[part])
+        logits = logits.to(place, torch.promote_types(logits.dtype, torch.float32))
+        yield logits, None if text is None else text[part].to(place), v[part]
 
 
 def level_device(device: torch.device) -> torch.device:

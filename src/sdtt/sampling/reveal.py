@@ -193,14 +193,7 @@ def _reveal(
     network: Network, each: _Pass, rows: Tensor, level: Tensor, t: Tensor, transform: Transform
 ) -> Tensor:
     """The tokens of one pass."""
-    length, begun, rest = network.length, each.rows[: each.blank], each.rows[each.blank :]
-    parts = []
-    if len(begun):
-        own = t[torch.searchsorted(each.texts, begun // length)]
-        parts.append(network.blank_hidden(begun % length, own))
-    if len(rest):
-        texts = (rest // length).unique() if len(begun) else each.texts
-        parts.append(network.hidden(rest, texts, t[torch.searchsorted(each.texts, texts)]))
-    hidden = parts[0] if len(parts) == 1 else torch.cat(parts)
+    begun = torch.arange(len(rows)) < each.blank
+    hidden = network.ask(each.rows, each.texts, t, begun)
     text = network.text_of(rows) if transform.repetition_penalty != 1 else None
     return decode(network.denoiser, hidden, level, transform, text)
