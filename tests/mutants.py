@@ -777,22 +777,19 @@ MUTANTS = [
         "training/rounds.py",
         "done = self.ended_at[-1] if self.ended_at else 0",
         "done = sum(self.lengths[: len(self.ended_at)])",
-        (
-            ROUNDS + "a_round_behind_one_that_ended_early_keeps_its_length",
-            EARLY + "a_round_ends_when_so_many_measurements_have_not_fallen",
-        ),
+        (ROUNDS + "a_round_behind_one_that_ended_early_keeps_its_length",),
     ),
     Mutant(
         "where rounds ended is not loaded on resume",
         "training/distill.py",
-        'self.plan = dataclasses.replace(self.args.plan, ended_at=tuple(record["ended_at"]))',
-        "pass",
+        'ended_at=tuple(record.get("ended_at", ()))',
+        "ended_at=()",
         (EARLY + "a_run_with_early_ends_taken_up_again_ends_as_one_never_stopped",),
     ),
     Mutant(
         "what the held-out texts have shown is not loaded on resume",
         "training/distill.py",
-        'self.plateau = Plateau(record["lowest"], record["stale"])',
+        'self.plateau = Plateau(record.get("lowest"), record.get("stale", 0))',
         "pass",
         (EARLY + "a_run_with_early_ends_taken_up_again_ends_as_one_never_stopped",),
     ),
@@ -847,6 +844,30 @@ MUTANTS = [
             OPTIONS
             + "an_update_in_which_nothing_is_masked_moves_no_weight_no_moment_and_no_average",
         ),
+    ),
+    Mutant(
+        "a record of one thing drops the record of the loss",
+        "training/trainer.py",
+        "        self.control.should_log = due  # a record of the loss is not done by this one",
+        "        del due",
+        (
+            OPTIONS + "a_skipped_update_keeps_its_record_of_the_loss",
+            EARLY + "the_rate_of_the_next_round_begins_where_a_round_has_ended_early",
+        ),
+    ),
+    Mutant(
+        "pretraining takes updates that mask nothing",
+        "training/pretrain.py",
+        "        return int(self.noise(places, x.shape[1]).masked(self.schedule).sum())",
+        "        return items",
+        (OPTIONS + "pretraining_skips_an_update_in_which_nothing_is_masked_too",),
+    ),
+    Mutant(
+        "the speed counts padding",
+        "training/trainer.py",
+        'logs["tokens_per_second"] = self.tokens_of(places, length) / seconds',
+        'logs["tokens_per_second"] = len(places) * length / seconds',
+        (LENGTHS + "the_speed_counts_no_padding",),
     ),
     Mutant(
         "the released grid is the one that was meant",

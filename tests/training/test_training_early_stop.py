@@ -1,4 +1,9 @@
 import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,6 +12,8 @@ from transformers import TrainerCallback
 from sdtt.training.distill import SDTTConfig, SDTTTrainer
 from sdtt.training.early_stop import Plateau, shares
 from sdtt.training.stream import noise_of
+
+HERE = Path(__file__).parent
 
 
 def records(output, key):
@@ -232,3 +239,50 @@ def test_a_run_that_is_over_has_nothing_left_to_resume(tmp_path, runs, stopping)
 def test_an_early_stop_without_held_out_texts_is_refused(tmp_path, runs):
     with pytest.raises(ValueError, match="early_stop_interval=1 measures held-out texts"):
         runs.distiller(tmp_path, **STOPPING)
+
+
+CHILD = """
+import runpy, sys, torch
+from pathlib import Path
+from sdtt.training.distill import SDTTConfig, SDTTTrainer
+runs = runpy.run_path(sys.argv[1])
+held_out = torch.randint(19, (7, 8), generator=torch.Generator().manual_seed(8))
+settings = {"rounds": 2, "start_steps": 4, "steps_per_round": 8, "ema_decay": 0.9}
+settings |= {"early_stop_interval": 1, "early_stop_patience": 1, "loss_dtype": "float64"}
+settings |= {"optim": "sgd", "learning_rate": 1.0, "warmup_steps": 0.0, "logging_steps": 1.0}
+settings |= {"per_device_train_batch_size": int(sys.argv[3])}
+trainer = SDTTTrainer(
+    runs["masked_model"]().double(),
+    runs["masked_model"](1).double(),
+    args=SDTTConfig(sys.argv[2], **runs["QUIET"] | settings),
+    train_dataset=runs["texts"](),
+    eval_dataset=held_out,
+)
+trainer.train()
+Path(sys.argv[2], f"ended-{trainer.args.process_index}").write_text(str(trainer.plan.ended_at))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_end_their_rounds_where_one_does(tmp_path):
+    def run(name, processes):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        words = [sys.executable, "-c", CHILD, str(HERE / "conftest.py"), str(tmp_path / name)]
+        words.append(str(4 // processes))
+        group = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        ranks = [{"RANK": str(i), "LOCAL_RANK": str(i)} for i in range(processes)]
+        environments = [group | rank for rank in ranks] if processes > 1 else [{}]
+        children = [subprocess.Popen(words, env=os.environ | e) for e in environments]
+        assert [child.wait(timeout=240) for child in children] == [0] * processes
+        return [(tmp_path / name / f"ended-{i}").read_text() for i in range(processes)]
+
+    (alone,), both = run("one", 1), run("two", 2)
+    assert both == [alone, alone]
+    assert alone != str((8, 16))
+    measured = [
+        [each["held_out_divergence"] for each in records(tmp_path / name, "held_out_divergence")]
+        for name in ("one", "two")
+    ]
+    assert measured[0] == pytest.approx(measured[1], rel=1e-9)

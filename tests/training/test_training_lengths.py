@@ -1,12 +1,15 @@
 """Texts cut to random lengths: padding that nothing sees, counts or learns from."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from sdtt.diffusion.noise import SCHEDULES, mask, teacher_times
 from sdtt.diffusion.rollout import rollout
+from sdtt.training import trainer as trainer_module
 from sdtt.training.pretrain import CausalTrainer, MDLMTrainer
 from sdtt.training.stream import is_real, lengths_of, noise_of
 
@@ -165,10 +168,21 @@ def test_the_loss_of_cut_texts_is_the_mean_over_their_tokens(tmp_path, runs, kin
     assert trainer.items(x, [0, 1, 2, 3]) == trainer.lengths([0, 1, 2, 3], 8).sum()
 
 
-def test_the_speed_counts_no_padding(tmp_path, runs):
-    trainer = trainer_of(runs, "masked", tmp_path)
-    places = range(4, 12)
-    assert trainer.tokens_of(places, 8) == trainer.lengths(places, 8).sum() < 8 * 8
+def test_the_speed_counts_no_padding(tmp_path, runs, monkeypatch):
+    now = [0.0]
+    clock = SimpleNamespace(perf_counter=lambda: now[0], time=lambda: now[0])
+    monkeypatch.setattr(trainer_module, "time", clock)
+
+    class Tick(TrainerCallback):
+        def on_step_end(self, *_, **__):
+            now[0] += 1
+
+    trainer = trainer_of(runs, "masked", tmp_path, max_steps=3)
+    trainer.add_callback(Tick())
+    kept = trainer.lengths(range(12), 8).view(3, 4).sum(1).tolist()
+    trainer.train()
+    assert [each["tokens_per_second"] for each in records(tmp_path, "loss")] == kept
+    assert max(kept) < 4 * 8
 
 
 def test_the_mean_of_the_tokens_of_an_update_is_what_lengths_average_to(tmp_path, runs):

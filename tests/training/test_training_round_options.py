@@ -9,6 +9,7 @@ from transformers import AutoModelForMaskedLM, TrainerCallback
 from sdtt.diffusion.noise import mask, released_teacher_times
 from sdtt.diffusion.rollout import rollout
 from sdtt.training.distill import SDTTConfig
+from sdtt.training.pretrain import MDLMTrainer
 
 
 def records(output, key):
@@ -166,6 +167,21 @@ def test_updates_in_which_nothing_is_masked_are_counted(tmp_path, sparse):
     seen = [(r["step"], r["skipped_updates"]) for r in records(tmp_path, "skipped_updates")]
     assert seen == [(place + 1, number + 1) for number, place in enumerate(empty)]
     assert len(empty) > 1
+
+
+@pytest.mark.usefixtures("sparse")
+def test_a_skipped_update_keeps_its_record_of_the_loss(tmp_path):
+    assert [each["step"] for each in records(tmp_path, "loss")] == list(range(1, 9))
+
+
+def test_pretraining_skips_an_update_in_which_nothing_is_masked_too(tmp_path, runs):
+    settings = {"max_steps": 12, "per_device_train_batch_size": 1, "weight_decay": 0.1}
+    trainer = runs.pretrainer(MDLMTrainer, tmp_path, data=runs.texts(length=1), **settings)
+    trainer.train()
+    masked = [int(trainer.noise([p], 1).masked(trainer.schedule).sum()) for p in range(12)]
+    skipped = [record["step"] for record in records(tmp_path, "skipped_updates")]
+    assert skipped == [place + 1 for place, count in enumerate(masked) if count == 0]
+    assert len(skipped) > 1
 
 
 def test_the_count_of_skipped_updates_survives_a_restart(tmp_path, runs):

@@ -441,7 +441,7 @@ class SDTTTrainer(StreamTrainer):
         if checkpoint is not None and self.args.early_stop_interval:
             with suppress(OSError, ValueError):  # a damaged one is refused by name below
                 record = json.loads((checkpoint / TEACHER_ROUND).read_text(encoding="utf-8"))
-                if len(record["ended_at"]) == self.plan.rounds:
+                if len(record.get("ended_at", ())) == self.plan.rounds:
                     self.args.max_steps = self.stream.updates = record["ended_at"][-1]
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
@@ -466,8 +466,8 @@ class SDTTTrainer(StreamTrainer):
             return
         record = json.loads((Path(checkpoint) / TEACHER_ROUND).read_text(encoding="utf-8"))
         self.teacher_round = record["round"]
-        self.plan = dataclasses.replace(self.args.plan, ended_at=tuple(record["ended_at"]))
-        self.plateau = Plateau(record["lowest"], record["stale"])
+        self.plan = dataclasses.replace(self.args.plan, ended_at=tuple(record.get("ended_at", ())))
+        self.plateau = Plateau(record.get("lowest"), record.get("stale", 0))
         if self.teacher_round > 0:  # from then on the teacher has the student's shape
             self._set_teacher(copy.deepcopy(self.accelerator.unwrap_model(self.model)))
         safetensors.torch.load_model(self.teacher, str(Path(checkpoint) / TEACHER))
