@@ -76,6 +76,12 @@ GENERATION = "sampling/test_sampling_generation.py::test_"
 
 DISTILL = "training/test_training_distill.py::test_"
 RESTART = "training/test_training_restart.py::test_"
+ROUNDS = "training/test_training_rounds.py::test_"
+RATES = "training/test_training_rates.py::test_"
+EARLY = "training/test_training_early_stop.py::test_"
+OPTIONS = "training/test_training_round_options.py::test_"
+LENGTHS = "training/test_training_lengths.py::test_"
+GRIDS = "diffusion/test_diffusion_time_grids.py::test_"
 
 MUTANTS = [
     Mutant(
@@ -818,6 +824,171 @@ MUTANTS = [
         "        now = self.round.index\n        if now == self.teacher_round:",
         "        now = self.round.index\n        if self.state.global_step == 0:",
         (DISTILL + "the_teacher_of_the_first_round_is_the_one_that_was_given",),
+    ),
+    Mutant(
+        "a ladder's rounds all replace as many steps as the first",
+        "training/rounds.py",
+        "factors = [teacher // student for teacher, student in pairwise(ladder)]",
+        "factors = [ladder[0] // ladder[1]] * (len(ladder) - 1)",
+        (ROUNDS + "a_ladder_gives_each_round_the_ratio_of_its_neighbours",),
+    ),
+    Mutant(
+        "a round that ended early leaves its updates to the next",
+        "training/rounds.py",
+        "done = self.ended_at[-1] if self.ended_at else 0",
+        "done = sum(self.lengths[: len(self.ended_at)])",
+        (ROUNDS + "a_round_behind_one_that_ended_early_keeps_its_length",),
+    ),
+    Mutant(
+        "where rounds ended is not loaded on resume",
+        "training/distill.py",
+        'ended_at=tuple(record.get("ended_at", ()))',
+        "ended_at=()",
+        (EARLY + "a_run_with_early_ends_taken_up_again_ends_as_one_never_stopped",),
+    ),
+    Mutant(
+        "what the held-out texts have shown is not loaded on resume",
+        "training/distill.py",
+        'self.plateau = Plateau(record.get("lowest"), record.get("stale", 0))',
+        "pass",
+        (EARLY + "a_run_with_early_ends_taken_up_again_ends_as_one_never_stopped",),
+    ),
+    Mutant(
+        "the least fall is added up",
+        "training/early_stop.py",
+        "return Plateau(self.lowest, self.stale + 1)",
+        "return Plateau(divergence, self.stale + 1)",
+        (EARLY + "small_falls_that_add_up_are_one",),
+    ),
+    Mutant(
+        "held-out texts are measured with dropout",
+        "training/distill.py",
+        "        model.eval()\n        total",
+        "        total",
+        (EARLY + "a_measurement_knows_no_dropout_and_leaves_the_student_in_training",),
+    ),
+    Mutant(
+        "processes count the text that fills up",
+        "training/early_stop.py",
+        "yield batches[min(own, len(batches) - 1)], own < len(batches)",
+        "yield batches[min(own, len(batches) - 1)], True",
+        (EARLY + "processes_count_every_text_once",),
+    ),
+    Mutant(
+        "a warm-up is repeated at the planned start of a round",
+        "training/rates.py",
+        "(step - plan.start_of(index)) / self.warmup",
+        "(step - sum(plan.lengths[:index])) / self.warmup",
+        (RATES + "a_warm_up_begins_where_the_round_before_has_ended_early",),
+    ),
+    Mutant(
+        "the rate of a round that begins early is set an update late",
+        "training/distill.py",
+        "            set_rates(self.lr_scheduler)",
+        "            pass",
+        (EARLY + "the_rate_of_the_next_round_begins_where_a_round_has_ended_early",),
+    ),
+    Mutant(
+        "the average of a new round keeps the old one",
+        "training/ema.py",
+        "            shadow.copy_(weights[name].detach())",
+        "            pass",
+        (OPTIONS + "the_average_begins_anew_at_a_round_where_it_is_asked_to",),
+    ),
+    Mutant(
+        "an update without a masked position is taken with gradients of zero",
+        "training/trainer.py",
+        "                parameter.grad = None",
+        "                parameter.grad = torch.zeros_like(parameter)",
+        (
+            OPTIONS
+            + "an_update_in_which_nothing_is_masked_moves_no_weight_no_moment_and_no_average",
+        ),
+    ),
+    Mutant(
+        "a record of one thing drops the record of the loss",
+        "training/trainer.py",
+        "        self.control.should_log = due  # a record of the loss is not done by this one",
+        "        del due",
+        (
+            OPTIONS + "a_skipped_update_keeps_its_record_of_the_loss",
+            EARLY + "the_rate_of_the_next_round_begins_where_a_round_has_ended_early",
+        ),
+    ),
+    Mutant(
+        "pretraining takes updates that mask nothing",
+        "training/pretrain.py",
+        "        return int(self.noise(places, x.shape[1]).masked(self.schedule).sum())",
+        "        return items",
+        (OPTIONS + "pretraining_skips_an_update_in_which_nothing_is_masked_too",),
+    ),
+    Mutant(
+        "the speed counts padding",
+        "training/trainer.py",
+        'logs["tokens_per_second"] = self.tokens_of(places, length) / seconds',
+        'logs["tokens_per_second"] = len(places) * length / seconds',
+        (LENGTHS + "the_speed_counts_no_padding",),
+    ),
+    Mutant(
+        "the released grid is the one that was meant",
+        "diffusion/noise.py",
+        "((1 - t) * end)[:, None]",
+        "(1 - weight) * end[:, None]",
+        (
+            GRIDS + "the_released_grid_visits_three_quarters_and_one_quarter_from_a_half",
+            GRIDS + "the_released_grid_is_the_faulty_interpolation_written_out",
+        ),
+    ),
+    Mutant(
+        "steps that leave gaps reveal what contiguous ones do",
+        "diffusion/noise.py",
+        "share = (1 - schedule.alpha(t))[:, None] * stays.cumprod(1)",
+        "share = 1 - schedule.alpha(torch.minimum(end, t[:, None]))",
+        (
+            GRIDS + "the_released_grid_decides_positions_with_the_chances_of_its_steps",
+            GRIDS + "a_step_decides_independently_of_the_steps_before_it",
+        ),
+    ),
+    Mutant(
+        "padding is masked",
+        "training/stream.py",
+        "is_masked(self.u, self.t, schedule) & self.real",
+        "is_masked(self.u, self.t, schedule)",
+        (
+            LENGTHS + "padding_is_never_masked",
+            LENGTHS + "a_cut_text_has_the_loss_in_a_batch_that_it_has_alone",
+        ),
+    ),
+    Mutant(
+        "the student sees the padding",
+        "training/stream.py",
+        "        return self.real.to(device)",
+        "        return None",
+        (
+            LENGTHS + "a_cut_text_has_the_loss_in_a_batch_that_it_has_alone",
+            LENGTHS + "what_stands_in_the_padding_changes_no_loss",
+        ),
+    ),
+    Mutant(
+        "the teacher sees the padding",
+        "diffusion/denoiser.py",
+        "real = None if attention_mask is None else attention_mask[texts]",
+        "real = None",
+        (LENGTHS + "a_padded_text_has_the_targets_that_it_has_alone",),
+    ),
+    Mutant(
+        "the causal model learns from padding",
+        "training/pretrain.py",
+        "real = is_real(self.lengths(places, x.shape[1]), x.shape[1])",
+        "real = torch.ones_like(x, dtype=torch.bool).cpu()",
+        (LENGTHS + "a_cut_text_has_the_loss_in_a_batch_that_it_has_alone",),
+    ),
+    Mutant(
+        "a text may be cut to nothing",
+        "training/stream.py",
+        "1 + (drawn[:, 1] * length).long()",
+        "(drawn[:, 1] * length).long()",
+        (LENGTHS + "a_cut_text_is_uniformly_long_from_one_token_to_all",),
     ),
     Mutant(
         "the teacher is not loaded on resume",

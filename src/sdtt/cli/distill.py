@@ -1,5 +1,8 @@
 """`sdtt distill`: a student that needs fewer steps, round after round."""
 
+import dataclasses
+import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from sdtt.cli.run_folder import RunFolder
 from sdtt.cli.train import MAY_DIFFER, QUIET, WITHHELD, run_training, spare, validate
 from sdtt.models.checkpoints import load_model, load_tokenizer_of
 from sdtt.training.distill import SDTTConfig, SDTTTrainer
+from sdtt.training.rounds import SAMPLING_STEPS
 
 
 @dataclass(frozen=True)
@@ -24,21 +28,45 @@ class DistillSettings(TextSettings):
 def distill(settings: DistillSettings, run: RunFolder, training: Given[SDTTConfig]) -> None:
     """Distill a model, round by round, into one that needs fewer steps (SDTT).
 
-    Each round's student is a loadable model in --output/students/STEPS.
+    Each round's student is a loadable model in --output/students/STEPS. A student goes on where
+    it stopped: --start-steps is then its number of steps by default.
     """
+    training = continued(training, settings.model)
     args = training.make(output_dir=str(run.output), **QUIET)
     tokenizer = load_tokenizer_of(settings.model)
     model = load_model(settings.model, dtype=torch.float32)
     blocks = settings.blocks(tokenizer, model.config.model_length)
-    trainer = SDTTTrainer(model, args=args, train_dataset=blocks.train, processing_class=tokenizer)
+    trainer = SDTTTrainer(
+        model,
+        args=args,
+        train_dataset=blocks.train,
+        eval_dataset=blocks.validation,
+        processing_class=tokenizer,
+    )
     spare(run, settings.model)
     run.open(resolved(settings, run, training), verb="distill", may_differ=MAY_DIFFER)
     run_training(trainer, run, "distill")
     validate(trainer, blocks.validation)
-    students = [
-        trainer.plan.folder_of(index * args.steps_per_round) for index in range(args.rounds)
-    ]
-    note("students: " + " ".join(str(run.output / "students" / name) for name in students))
+    note("students: " + " ".join(str(run.output / "students" / name) for name in args.plan.folders))
+
+
+def continued(training: Given[SDTTConfig], model: Path) -> Given[SDTTConfig]:
+    """The options, with the steps of the model for a start where it is a student.
+
+    Args:
+        training: The given options.
+        model: The folder of the model; one without a config is left to those who load it.
+    """
+    with suppress(OSError, ValueError):
+        steps = json.loads((model / "config.json").read_text(encoding="utf-8")).get(SAMPLING_STEPS)
+        given = training.values.get("ladder") or [training.values.get("start_steps")]
+        start = given[0]  # type: ignore[index]
+        if isinstance(steps, int) and start is None:
+            note(f"{model} is a student of {steps} steps: --start-steps {steps}")
+            return dataclasses.replace(training, values={**training.values, "start_steps": steps})
+        if isinstance(steps, int) and start != steps:
+            note(f"{model} is a student of {steps} steps, but the first teacher takes {start}")
+    return training
 
 
 COMMAND = command(

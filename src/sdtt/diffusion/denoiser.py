@@ -117,9 +117,11 @@ def hidden_of_rows(
     z: Int[Tensor, "B L"],
     rows: Int[Tensor, " N"],
     t: Float[Tensor, " B"] | None = None,
+    attention_mask: Bool[Tensor, "B L"] | None = None,
 ) -> Float[Tensor, "N D"]:
     """``denoiser.hidden(z, rows)`` by a pass over only the texts that own a row."""
     length = z.shape[1]
     texts, owner = torch.unique(rows // length, return_inverse=True)
     times = None if t is None else t[texts]
-    return denoiser.hidden(z[texts], owner * length + rows % length, t=times)
+    real = None if attention_mask is None else attention_mask[texts]
+    return denoiser.hidden(z[texts], owner * length + rows % length, attention_mask=real, t=times)

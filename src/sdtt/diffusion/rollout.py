@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sdtt.diffusion.categorical import draw
@@ -35,6 +35,7 @@ def rollout(
     v: Float[Tensor, "B L"],
     times: Float[Tensor, "B K"],
     schedule: Schedule,
+    attention_mask: Bool[Tensor, "B L"] | None = None,
 ) -> Rollout:
     """The targets of SDTT for the masked positions of ``z_t`` [SDTT, Algorithm 1].
 
@@ -51,8 +52,9 @@ def rollout(
         z_t: Texts masked at times[:, 0] by u.
         u: The uniforms that masked them.
         v: Uniforms for the tokens that the teacher draws.
-        times: k + 1 decreasing times for each text, by ``noise.teacher_times``.
+        times: k + 1 decreasing times for each text, by one of ``noise.TIME_GRIDS``.
         schedule: alpha(t).
+        attention_mask: True where a token is real, False where it is padding, which is never MASK.
     """
     passes = times.shape[1] - 1
     still_masked = torch.stack([is_masked(u, s, schedule) for s in times[:, 1:].unbind(1)])
@@ -64,7 +66,8 @@ def rollout(
         rows = order[decided.flatten()[order] == i]
         if len(rows) == 0:
             continue
-        hidden.append(hidden_of_rows(teacher, z, rows, times[:, i].float().to(z.device)))
+        told = times[:, i].float().to(z.device)
+        hidden.append(hidden_of_rows(teacher, z, rows, told, attention_mask))
         where.append(rows)
         if i < passes - 1:  # the law is the target, the draw only leads on (SDTT, Algorithm 1)
             tokens = draw(teacher.logits(hidden[-1]), v.flatten()[rows.to(v.device)])

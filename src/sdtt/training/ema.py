@@ -38,6 +38,13 @@ class Ema:
         torch._foreach_lerp_(list(self.shadow.values()), targets, 1 - self.decay)
 
     @torch.no_grad()
+    def restart(self, model: nn.Module) -> None:
+        """Forgets what was, and goes on from the model's weights."""
+        weights = dict(model.named_parameters())
+        for name, shadow in self.shadow.items():
+            shadow.copy_(weights[name].detach())
+
+    @torch.no_grad()
     def averaged(self, model: Model) -> Model:
         """A copy of the model that carries the averaged weights."""
         result = copy.deepcopy(model)

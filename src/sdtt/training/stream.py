@@ -1,5 +1,6 @@
 """The order of the data: which block stands at which place of which update."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,19 +64,65 @@ class Noise:
         t: A time for each text.
         u: When each position is masked and revealed.
         v: What a teacher draws at it.
+        lengths: How many tokens of each text are real; what follows them is padding.
     """
 
     t: Float64[Tensor, " B"]
     u: Float64[Tensor, "B L"]
     v: Float64[Tensor, "B L"]
+    lengths: Int64[Tensor, " B"]
+
+    @property
+    def real(self) -> Bool[Tensor, "B L"]:
+        """Which positions are no padding."""
+        return is_real(self.lengths, self.u.shape[1])
 
     def masked(self, schedule: Schedule) -> Bool[Tensor, "B L"]:
-        """Which positions are MASK at time t."""
-        return is_masked(self.u, self.t, schedule)
+        """Which positions are MASK at time t; padding never is."""
+        return is_masked(self.u, self.t, schedule) & self.real
+
+    def attention_mask(self, device: torch.device) -> Bool[Tensor, "B L"] | None:
+        """``real`` where there is padding; None where there is none, for attention is faster so."""
+        if int(self.lengths.min()) == self.u.shape[1]:
+            return None
+        return self.real.to(device)
+
+
+def is_real(lengths: Int64[Tensor, " B"], length: int) -> Bool[Tensor, "B {length}"]:
+    """Which positions hold the text, and no padding: the first so many of each."""
+    return torch.arange(length) < lengths[:, None]
+
+
+def lengths_of(
+    places: Sequence[int], *, length: int, batch: int, seed: int, share: float
+) -> Int64[Tensor, " B"]:
+    """How many tokens of the texts at some places are kept; a function of (seed, place) alone.
+
+    A text is cut with the chance ``share``, to a length that is uniform on 1 .. L.
+
+    Args:
+        places: Places in the stream.
+        length: L.
+        batch: Texts in the whole of an update.
+        seed: Of the run.
+        share: The chance to be cut, in [0, 1].
+    """
+    whole = torch.full((len(places),), length)
+    if share == 0:
+        return whole
+    drawn = uniforms(seed, "length", [divmod(place, batch) for place in places], 2)
+    return torch.where(drawn[:, 0] < share, 1 + (drawn[:, 1] * length).long(), whole)
 
 
 def noise_of(
-    places: list[int], *, length: int, batch: int, seed: int, smallest_time: float
+    places: list[int],
+    *,
+    length: int,
+    batch: int,
+    seed: int,
+    smallest_time: float,
+    variable_length: float = 0.0,
+    purpose: str = "",
 ) -> Noise:
     """The noise of the texts at some places of the stream; a function of (seed, place) alone.
 
@@ -88,12 +135,16 @@ def noise_of(
         batch: Texts in the whole of an update.
         seed: Of the run.
         smallest_time: The smallest t.
+        variable_length: The share of the texts that are cut, see ``lengths_of``.
+        purpose: What the noise is for, where it is not training, such as "held-out/".
     """
     names = [divmod(place, batch) for place in places]
-    strata = {update: permutation(seed, "strata", update, batch) for update, _ in names}
+    strata = {update: permutation(seed, f"{purpose}strata", update, batch) for update, _ in names}
     own: Int[Tensor, " B"] = torch.stack([strata[update][index] for update, index in names])
+    within = uniforms(seed, f"{purpose}time", names, 1).squeeze(1)
     return Noise(
-        t=stratified_times(uniforms(seed, "time", names, 1).squeeze(1), own, batch, smallest_time),
-        u=uniforms(seed, "mask", names, length),
-        v=uniforms(seed, "rollout", names, length),
+        t=stratified_times(within, own, batch, smallest_time),
+        u=uniforms(seed, f"{purpose}mask", names, length),
+        v=uniforms(seed, f"{purpose}rollout", names, length),
+        lengths=lengths_of(places, length=length, batch=batch, seed=seed, share=variable_length),
     )

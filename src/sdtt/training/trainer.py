@@ -4,12 +4,14 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import (
@@ -28,6 +30,7 @@ from sdtt.training.ema import Ema
 from sdtt.training.state import (
     EMA,
     MANIFEST,
+    SKIPPED,
     delete_old_checkpoints,
     fault,
     last_complete_checkpoint,
@@ -35,7 +38,7 @@ from sdtt.training.state import (
     write_aside,
     write_manifest,
 )
-from sdtt.training.stream import Noise, Stream, collate, noise_of
+from sdtt.training.stream import Noise, Stream, collate, lengths_of, noise_of
 
 METRICS = "metrics.jsonl"
 
@@ -63,6 +66,10 @@ class StreamConfig(TrainingArguments):
     loss_dtype: str = field(
         default="float32",
         metadata={"help": "scores and loss are computed in it: float32, float64 or bfloat16"},
+    )
+    variable_length: float = field(
+        default=0.0,
+        metadata={"help": "share of the texts cut to a random length in 1..L; 0.01 in LLaDA"},
     )
     attn_implementation: str = field(
         default="sdpa",
@@ -95,6 +102,8 @@ class StreamConfig(TrainingArguments):
             )
         if self.ema_decay and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        if not 0 <= self.variable_length <= 1:
+            raise ValueError(f"variable_length must lie in [0, 1], got {self.variable_length}")
 
 
 class StreamTrainer(Trainer, ABC):
@@ -116,6 +125,7 @@ class StreamTrainer(Trainer, ABC):
 
     smallest_time = 0.0
     args: StreamConfig
+    _last_log: tuple[float, int]
 
     def __init__(
         self,
@@ -152,6 +162,8 @@ class StreamTrainer(Trainer, ABC):
         self.loss_dtype: torch.dtype = getattr(torch, args.loss_dtype)
         self.loss_products = torch.bfloat16 if args.bf16 else self.loss_dtype
         self.ema = Ema(model, args.ema_decay) if args.ema_decay else None
+        self.skipped_updates = 0
+        self._nothing_to_learn = False
         self.add_callback(_AfterUpdate(self))
         self.add_callback(Records(Path(args.output_dir or ".")))
         self.start_clock()
@@ -169,6 +181,10 @@ class StreamTrainer(Trainer, ABC):
     def loss_sum(self, model: nn.Module, x: Tensor, places: list[int]) -> Tensor:
         """The loss of a micro-batch, summed over its items."""
 
+    def lessons(self, x: Tensor, places: list[int], items: int) -> int:  # noqa: ARG002
+        """How many of the ``items`` it learns from; an update without any is skipped."""
+        return items
+
     def noise(self, places: list[int], length: int) -> Noise:
         """The noise of the texts at these places."""
         return noise_of(
@@ -177,11 +193,39 @@ class StreamTrainer(Trainer, ABC):
             batch=self.stream.batch,
             seed=self.args.seed,
             smallest_time=self.smallest_time,
+            variable_length=self.args.variable_length,
         )
+
+    def lengths(self, places: Sequence[int], length: int) -> Int64[Tensor, " B"]:
+        """How many tokens of the texts of ``length`` at these places are no padding."""
+        batch, seed, share = self.stream.batch, self.args.seed, self.args.variable_length
+        return lengths_of(places, length=length, batch=batch, seed=seed, share=share)
+
+    def tokens_of(self, places: Sequence[int], length: int) -> int:
+        """The tokens of the texts of ``length`` at these places, padding not counted."""
+        return int(self.lengths(places, length).sum())
+
+    @property
+    def mean_tokens_per_update(self) -> float:
+        """What ``tokens_of`` an update is on average: a cut text has (L + 1) / 2 tokens."""
+        length = self.stream[0]["input_ids"].shape[0]
+        return float(self.stream.batch * (length - self.args.variable_length * (length - 1) / 2))
+
+    def before_step(self) -> None:
+        """Called before every optimiser step: one without gradients moves nothing.
+
+        A gradient of zero would not do: moments and weight decay would move the weights.
+        """
+        if self._nothing_to_learn:
+            for parameter in self.accelerator.unwrap_model(self.model).parameters():
+                parameter.grad = None
 
     def after_update(self) -> None:
         """Called after every optimiser step."""
-        if self.ema is not None:
+        if self._nothing_to_learn:
+            self.skipped_updates += 1
+            self.record({"skipped_updates": self.skipped_updates})
+        elif self.ema is not None:
             self.ema.update(self.accelerator.unwrap_model(self.model))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
@@ -190,9 +234,15 @@ class StreamTrainer(Trainer, ABC):
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, Any]], device: torch.device
     ) -> Tensor:
-        count = sum(self.items(b["input_ids"], b["place"]) for b in batch_samples)
-        total = torch.tensor(count, device=device)
-        return self.accelerator.gather(total).sum() if self.args.world_size > 1 else total
+        counts = torch.zeros(1, 2, dtype=torch.int64)
+        for each in batch_samples:
+            items = self.items(each["input_ids"], each["place"])
+            lessons = self.lessons(each["input_ids"], each["place"], items)
+            counts += torch.tensor([items, lessons])
+        if self.args.world_size > 1:
+            counts = self.accelerator.gather(counts.to(device)).sum(0, keepdim=True).cpu()
+        self._nothing_to_learn = counts[0, 1].item() == 0
+        return counts[0, 0].to(device)
 
     def compute_loss(
         self,
@@ -213,10 +263,18 @@ class StreamTrainer(Trainer, ABC):
         now, step = time.perf_counter(), self.state.global_step
         seconds, updates = now - self._last_log[0], step - self._last_log[1]
         if "loss" in logs and updates > 0:
+            places = range((step - updates) * self.stream.batch, step * self.stream.batch)
             length = self.stream[0]["input_ids"].shape[0]
-            logs["tokens_per_second"] = updates * self.stream.batch * length / seconds
+            logs["tokens_per_second"] = self.tokens_of(places, length) / seconds
         self.start_clock()
         super().log(logs, start_time)
+
+    def record(self, values: dict[str, float], seconds: float = 0.0) -> None:
+        """A record beside those of the loss; the ``seconds`` that it took count for no speed."""
+        self._last_log = (self._last_log[0] + seconds, self._last_log[1])
+        due = self.control.should_log
+        super().log(values)
+        self.control.should_log = due  # a record of the loss is not done by this one
 
     def start_clock(self) -> None:
         """Speed is measured from here on."""
@@ -264,6 +322,9 @@ class StreamTrainer(Trainer, ABC):
         super()._save_optimizer_and_scheduler(output_dir)
         if self.ema is not None and self.args.should_save:
             safetensors.torch.save_file(self.ema.shadow, Path(output_dir) / EMA)
+        if self.args.should_save:
+            record = json.dumps({"updates": self.skipped_updates})
+            (Path(output_dir) / SKIPPED).write_text(record, encoding="utf-8")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -272,6 +333,9 @@ class StreamTrainer(Trainer, ABC):
             self.ema.shadow = {
                 name: saved[name].to(shadow.device) for name, shadow in self.ema.shadow.items()
             }
+        if checkpoint is not None and (Path(checkpoint) / SKIPPED).is_file():
+            record = (Path(checkpoint) / SKIPPED).read_text(encoding="utf-8")
+            self.skipped_updates = json.loads(record)["updates"]
 
     def save_to(self, folder: Path) -> None:
         """Saves the model and its tokenizer, and their EMA under ``ema/``; other files stay."""
@@ -299,6 +363,9 @@ class _AfterUpdate(TrainerCallback):
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self.trainer.start_clock()
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        self.trainer.before_step()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.trainer.after_update()
