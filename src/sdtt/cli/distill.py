@@ -29,7 +29,7 @@ def distill(settings: DistillSettings, run: RunFolder, training: Given[SDTTConfi
     args = training.make(output_dir=str(run.output), **QUIET)
     tokenizer = load_tokenizer_of(settings.model)
     model = load_model(settings.model, dtype=torch.float32)
-    blocks = settings.blocks(tokenizer, model.config.model_length)
+    blocks = settings.blocks(tokenizer, model.config.model_length, args)
     trainer = SDTTTrainer(model, args=args, train_dataset=blocks.train, processing_class=tokenizer)
     spare(run, settings.model)
     run.open(resolved(settings, run, training), verb="distill", may_differ=MAY_DIFFER)

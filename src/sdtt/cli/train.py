@@ -72,7 +72,7 @@ def run_training(trainer: StreamTrainer, run: RunFolder, description: str) -> No
             note(f"{problem}; using the one before it")
         note(f"resuming from {checkpoint}" if checkpoint else "no whole checkpoint: starting anew")
     done = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
-    tokens_per_update = trainer.stream.batch * trainer.stream[0]["input_ids"].shape[0]
+    tokens_per_update = trainer.stream.batch * trainer.stream.length
     total = (trainer.args.max_steps - done) * tokens_per_update
     with progress(total, description) if total > 0 else nullcontext(lambda _: None) as advance:
         trainer.add_callback(_Advance(advance, tokens_per_update))

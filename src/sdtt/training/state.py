@@ -5,9 +5,12 @@ random state, the update reached):
 
 * ``ema.safetensors``       the averaged weights
 * ``teacher.safetensors``   the teacher of the round, and ``teacher.json`` its round
+* ``data.json``             the digest of the text; or, of a stream, how many processes there were
+* ``data-<n>.safetensors``  of a stream, where the lanes stand that process n serves
 * ``manifest.json``         the size and SHA-256 of every file, renamed in last
 
-The round and the position in the data are functions of the update. A folder without a matching
+The round and the position in encoded data are functions of the update; a stream has a state of its
+own, because what it has read decides where its blocks begin. A folder without a matching
 manifest is not a checkpoint: it is never resumed from.
 """
 
