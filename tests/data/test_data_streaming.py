@@ -341,20 +341,20 @@ def test_a_state_does_not_change_while_the_stream_goes_on(corpus, tokenizer):
 def test_a_stream_goes_on_with_another_number_of_processes(
     tmp_path, corpus, tokenizer, before, after
 ):
-    expected = texts(stream(corpus, tokenizer), range(160))
+    expected = texts(stream(corpus, tokenizer, buffer=2), range(192))
     states = []
     for process in range(before[0]):
-        blocks = stream(corpus, tokenizer)
-        process_texts(blocks, process, *before, range(96))
+        blocks = stream(corpus, tokenizer, buffer=2)
+        process_texts(blocks, process, *before, range(128))
         blocks.state().save(tmp_path / f"{process}")
         states.append(StreamState.load(tmp_path / f"{process}"))
 
     def take_up(_):
-        blocks = stream(corpus, tokenizer)
+        blocks = stream(corpus, tokenizer, buffer=2)
         blocks.load_state(StreamState.merge(states))
         return blocks
 
-    assert together(take_up, *after, range(96, 160)) == expected[96:]
+    assert together(take_up, *after, range(128, 192)) == expected[128:]
 
 
 def test_going_on_does_not_look_at_what_lies_before(tmp_path, tokenizer):
