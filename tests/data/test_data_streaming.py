@@ -8,7 +8,7 @@ import pytest
 import torch
 import zstandard
 
-from sdtt.data import encoding
+from sdtt.data import encoding, parts
 from sdtt.data.encoding import encode_texts
 from sdtt.data.lanes import Dealer, Start, lanes_of_process, weight
 from sdtt.data.packing import load_blocks
@@ -60,8 +60,8 @@ def texts(blocks, places):
 
 
 def windows(source, start=None, **settings):
-    parts = parts_of(source, text_column="text", eos=0)
-    return Windows(parts, **{"seed": 0, "size": 10} | settings, start=start)
+    found = parts_of(source, text_column="text", eos=0)
+    return Windows(found, **{"seed": 0, "size": 10} | settings, start=start)
 
 
 def epoch(reader):
@@ -308,6 +308,32 @@ def test_a_stream_of_any_form_goes_on_where_it_stood(tmp_path, tokenizer, form):
         again.load_state(StreamState.load(tmp_path / "state"))
         assert texts(again, places) == texts(blocks, places)
     assert blocks.state().start.place.epoch > 0
+
+
+def test_a_data_set_of_the_hub_is_streamed_and_goes_on_where_it_stood(monkeypatch, tokenizer):
+    asked = []
+
+    def load(name, config, *, streaming):
+        asked.append((name, config, streaming))
+        table = datasets.Dataset.from_dict({"n": list(range(60)), "text": STORIES})
+        return datasets.IterableDatasetDict(train=table.to_iterable_dataset(num_shards=3))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    blocks, again = (stream("owner/name:config", tokenizer) for _ in range(2))
+    texts(blocks, range(4 * BATCH))
+    again.load_state(blocks.state())
+    places = range(4 * BATCH, 9 * BATCH)
+    assert texts(again, places) == texts(blocks, places)
+    assert asked == 2 * [("owner/name", "config", True)]
+
+
+def test_the_documentation_of_python_is_streamed_and_goes_on_where_it_stood(monkeypatch, tokenizer):
+    monkeypatch.setattr(parts, "python_docs", lambda: iter(STORIES))  # all of it takes seconds
+    blocks, again = (stream("python-docs", tokenizer) for _ in range(2))
+    texts(blocks, range(4 * BATCH))
+    again.load_state(blocks.state())
+    places = range(4 * BATCH, 9 * BATCH)
+    assert texts(again, places) == texts(blocks, places)
 
 
 def test_a_stream_goes_on_amid_a_long_document(corpus, tokenizer, monkeypatch):

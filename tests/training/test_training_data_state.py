@@ -1,5 +1,10 @@
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -167,6 +172,50 @@ def test_a_run_without_a_stream_is_not_taken_up_on_one(tmp_path, runs, corpus):
     runs.pretrainer(MDLMTrainer, tmp_path / "run", data=torch.ones(9, 8, dtype=torch.int64)).train()
     with pytest.raises(ValueError, match="begun without --stream, and this is one with it"):
         trained(runs, tmp_path / "run", corpus, resume=True)
+
+
+CHILD = """
+import runpy, sys
+from pathlib import Path
+runs, own = runpy.run_path(sys.argv[1]), runpy.run_path(sys.argv[2])
+runs["pretrainer"](
+    own["MDLMTrainer"],
+    Path(sys.argv[3]),
+    data=own["streamed"](Path(sys.argv[4])),
+    max_steps=10,
+    per_device_train_batch_size=2,
+    save_steps=5.0,
+    callbacks=(runs["CrashAfter"](7),),
+    ddp_backend="gloo",
+).train()
+"""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_on_a_stream_is_taken_up_by_one(tmp_path, runs, corpus):
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    files = [Path(__file__).with_name("conftest.py"), Path(__file__), tmp_path / "run", corpus]
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", CHILD, *map(str, files)],
+            env=os.environ | where | {"RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+        )
+        for rank in "01"
+    ]
+    errors = [child.communicate(timeout=120)[1].decode() for child in children]
+    assert ["Crashed" in error for error in errors] == [True, True], errors
+    checkpoint = tmp_path / "run" / "checkpoint-5"
+    assert len(list(checkpoint.glob("data-*.safetensors"))) == 2
+    trained(runs, tmp_path / "run", corpus, ema_decay=0.0, resume=True)
+    trained(runs, tmp_path / "whole", corpus, ema_decay=0.0)
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
 
 
 # Encoded data

@@ -42,7 +42,8 @@ class TextSettings:
         metadata={"help": "files, folders, globs or a data set's name; python-docs needs no file"}
     )
     text_column: str = field(
-        default="text", metadata={"help": "the column of json lines and data sets that holds text"}
+        default="text",
+        metadata={"help": "the column of json lines, parquet and data sets that holds text"},
     )
     unwrap: bool = field(default=False, metadata={"help": "join hard-wrapped lines of a paragraph"})
     validation_fraction: float = field(

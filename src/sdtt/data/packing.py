@@ -119,7 +119,7 @@ def load_blocks(
         tokenizer: With a mask token and eos, as `load_tokenizer` and `with_mask` give it.
         length: L, tokens of a block.
         validation_fraction: The share held back, in [0, 1); at 0 there is no validation.
-        text_column: The column of the text in .jsonl files and datasets.
+        text_column: The column of the text in .jsonl and .parquet files and datasets.
         unwrap: Join hard-wrapped lines.
         cache_dir: The folder of the cache; $SDTT_CACHE, or ~/.cache/sdtt, if None.
 
