@@ -82,6 +82,9 @@ EARLY = "training/test_training_early_stop.py::test_"
 OPTIONS = "training/test_training_round_options.py::test_"
 LENGTHS = "training/test_training_lengths.py::test_"
 GRIDS = "diffusion/test_diffusion_time_grids.py::test_"
+CORPUS = "data/test_data_corpus.py::test_"
+STREAMING = "data/test_data_streaming.py::test_"
+DATA_STATE = "training/test_training_data_state.py::test_"
 
 MUTANTS = [
     Mutant(
@@ -1155,6 +1158,103 @@ MUTANTS = [
         "self.streamer.put_draft(self.draft[:, self.first :].cpu())",
         "self.streamer.put_draft(self.draft.cpu())",
         (GENERATION + "a_streamer_gets_the_prompt_a_draft_a_step_and_the_text",),
+    ),
+    Mutant(
+        "a cut frame of Zstandard is taken for a whole one",
+        "data/zstandard.py",
+        "if self._frame is not None:",
+        "if False:",
+        (CORPUS + "a_truncated_archive_is_named",),
+    ),
+    Mutant(
+        "a file is read on from the document before",
+        "data/files.py",
+        "cursor.offset, cursor.lines = end, number",
+        "cursor.lines = number",
+        (CORPUS + "a_file_is_read_on_from_where_its_cursor_stands",),
+    ),
+    Mutant(
+        "row groups before the start are counted and read",
+        "data/parquet.py",
+        "start -= rows",
+        "pass",
+        (CORPUS + "a_parquet_file_is_read_from_any_row_on",),
+    ),
+    Mutant(
+        "every epoch reads the files in one order",
+        "data/windows.py",
+        'permutation(self._seed, "stream parts", epoch, len(self._parts))',
+        'permutation(self._seed, "stream parts", 0, len(self._parts))',
+        (STREAMING + "every_epoch_reads_the_files_in_another_order",),
+    ),
+    Mutant(
+        "a window begins again at the beginning of its part",
+        "data/windows.py",
+        "position = self._start.position",
+        "pass",
+        (
+            STREAMING + "a_window_begins_again_at_its_place",
+            STREAMING + "a_stream_of_any_form_goes_on_where_it_stood",
+        ),
+    ),
+    Mutant(
+        "documents are dealt in turn, however long they are",
+        "data/lanes.py",
+        "(load + weight(document), lane)",
+        "(load + 1, lane)",
+        (STREAMING + "no_lane_is_ahead_of_another_by_more_than_a_document",),
+    ),
+    Mutant(
+        "documents held back are dealt",
+        "data/lanes.py",
+        "for one in assigned if not one.validation]",
+        "for one in assigned]",
+        (STREAMING + "documents_held_back_are_not_dealt",),
+    ),
+    Mutant(
+        "a lane that goes on begins its document again",
+        "data/lanes.py",
+        "begun = self._encoded if number == self._first else 0",
+        "begun = 0",
+        (STREAMING + "a_stream_goes_on_amid_a_long_document",),
+    ),
+    Mutant(
+        "a lane takes documents again that it has had",
+        "data/lanes.py",
+        "if number < self._first:",
+        "if False:",
+        (STREAMING + "a_state_does_not_change_while_the_stream_goes_on",),
+    ),
+    Mutant(
+        "every process serves every lane",
+        "data/lanes.py",
+        "frozenset((first + i) % lanes for first in firsts for i in range(micro_batch))",
+        "frozenset(range(lanes))",
+        (STREAMING + "the_lanes_of_an_update_are_divided_among_the_processes",),
+    ),
+    Mutant(
+        "a stream of several processes goes on from the last window of any",
+        "data/stream_state.py",
+        "min((s.start for s in found)",
+        "max((s.start for s in found)",
+        (STREAMING + "a_stream_goes_on_with_another_number_of_processes",),
+    ),
+    Mutant(
+        "a checkpoint holds what the reader stands at, not what the update began with",
+        "training/stream.py",
+        "return self._states[update]",
+        "return self.blocks.state()",
+        (
+            DATA_STATE + "the_state_of_an_update_is_that_at_its_beginning_however_far_was_read",
+            DATA_STATE + "a_run_on_a_stream_taken_up_again_ends_as_one_that_was_never_stopped",
+        ),
+    ),
+    Mutant(
+        "a run goes on with whatever text there is",
+        "training/data_state.py",
+        "if saved and here and saved != here:",
+        "if False:",
+        (DATA_STATE + "a_run_is_not_taken_up_on_other_text_of_the_same_size",),
     ),
 ]
 

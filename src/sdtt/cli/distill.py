@@ -35,7 +35,7 @@ def distill(settings: DistillSettings, run: RunFolder, training: Given[SDTTConfi
     args = training.make(output_dir=str(run.output), **QUIET)
     tokenizer = load_tokenizer_of(settings.model)
     model = load_model(settings.model, dtype=torch.float32)
-    blocks = settings.blocks(tokenizer, model.config.model_length)
+    blocks = settings.blocks(tokenizer, model.config.model_length, args)
     trainer = SDTTTrainer(
         model,
         args=args,

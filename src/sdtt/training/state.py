@@ -7,11 +7,13 @@ random state, the update reached):
 * ``teacher.safetensors``   the teacher of the round, and ``teacher.json`` its round, the updates at
                             which rounds have ended, and what the held-out texts have shown since
 * ``skipped.json``          how many updates had nothing to learn from, and were skipped
+* ``data.json``             the digest of the text; or, of a stream, how many processes there were
+* ``data-<n>.safetensors``  of a stream, where the lanes stand that process n serves
 * ``manifest.json``         the size and SHA-256 of every file, renamed in last
 
-The round is a function of the update and of where rounds have ended; the position in the data is
-one of the update. A folder without a matching manifest is not a checkpoint: it is never resumed
-from.
+The round is a function of the update and of where rounds have ended, the position in encoded data
+one of the update; a stream has a state of its own, because what it has read decides where its
+blocks begin. A folder without a matching manifest is not a checkpoint: it is never resumed from.
 """
 
 import hashlib

@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float64, Int, Int64
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sdtt.data.stream_state import StreamState
+from sdtt.data.streaming import StreamedBlocks
 from sdtt.diffusion.noise import Schedule, is_masked, stratified_times
 from sdtt.diffusion.uniforms import permutation, uniforms
 
@@ -20,15 +22,20 @@ class Stream(Dataset[dict[str, Any]]):
     order of the blocks. The Trainer reads it front to back, so that shards, accumulation and a
     restart are a matter of which p they take.
 
+    ``StreamedBlocks`` are in order already: item p is their text p. They are read forward only, and
+    what they stood at when an update began is kept for the newest two updates, because the
+    Trainer asks for the next update's texts before it saves this one.
+
     Args:
-        blocks: Texts of L ids, with ``len`` and indexing.
+        blocks: Texts of L ids, with ``len`` and indexing; or ``StreamedBlocks``.
         updates: Updates of the run.
         batch: Texts in the whole of an update.
         seed: Of the order.
     """
 
     def __init__(self, blocks: Any, *, updates: int, batch: int, seed: int) -> None:
-        if len(blocks) == 0:
+        self.is_streamed = isinstance(blocks, StreamedBlocks)
+        if not self.is_streamed and len(blocks) == 0:
             raise ValueError("there is no training text: not one whole block")
         self.blocks = blocks
         self.updates = updates
@@ -36,16 +43,59 @@ class Stream(Dataset[dict[str, Any]]):
         self.seed = seed
         self._epoch = -1
         self._order: Int64[Tensor, " N"] = torch.empty(0, dtype=torch.int64)
+        self._states: dict[int, StreamState] = {}
+
+    @property
+    def length(self) -> int:
+        """L, the tokens of a text."""
+        return int(self.blocks.length if self.is_streamed else self.blocks[0].shape[0])
 
     def __len__(self) -> int:
         return self.updates * self.batch
 
     def __getitem__(self, place: int) -> dict[str, Any]:
+        if self.is_streamed:
+            return self.__getitems__([place])[0]
         epoch, index = divmod(place, len(self.blocks))
         if epoch != self._epoch:
             self._order = permutation(self.seed, "data", epoch, len(self.blocks))
             self._epoch = epoch
         return {"input_ids": self.blocks[int(self._order[index])], "place": place}
+
+    def __getitems__(self, places: list[int]) -> list[dict[str, Any]]:
+        """The items of a micro-batch; texts of a stream are encoded together."""
+        if not self.is_streamed:
+            return [self[place] for place in places]
+        update = places[0] // self.batch
+        if update > max(self._states, default=-1):
+            newest = sorted(self._states)[-1:]
+            self._states = {each: self._states[each] for each in newest}
+            self._states[update] = self.blocks.state()
+        texts = self.blocks.__getitems__(places)
+        return [{"input_ids": x, "place": p} for x, p in zip(texts, places, strict=True)]
+
+    def state_at(self, update: int) -> StreamState:
+        """Where streamed blocks stood when an update began.
+
+        Raises:
+            ValueError: That is too long ago.
+        """
+        newest = max(self._states, default=-1)
+        if update > newest:  # no text of it has been asked for
+            return self.blocks.state()
+        if update not in self._states:
+            raise ValueError(
+                f"the stream is at update {newest}, its state at {update} is forgotten"
+            )
+        return self._states[update]
+
+    def go_on_from(self, state: StreamState | None) -> None:
+        """Takes streamed blocks to a state; to their beginning if None."""
+        self._states = {}
+        if state is None:
+            self.blocks.rewind()
+        else:
+            self.blocks.load_state(state)
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from sdtt.diffusion.noise import SCHEDULES
+from sdtt.training.data_state import load_data_state, save_data_state, serve_own_lanes
 from sdtt.training.ema import Ema
 from sdtt.training.state import (
     EMA,
@@ -105,6 +106,12 @@ class StreamConfig(TrainingArguments):
         if not 0 <= self.variable_length <= 1:
             raise ValueError(f"variable_length must lie in [0, 1], got {self.variable_length}")
 
+    @property
+    def texts_per_update(self) -> int:
+        """Texts in the whole of an update, over all its micro-batches and processes."""
+        micro_batch: int = self.per_device_train_batch_size
+        return micro_batch * self.world_size * self.gradient_accumulation_steps
+
 
 class StreamTrainer(Trainer, ABC):
     """A Trainer whose every random number is named, and whose checkpoints are whole or ignored.
@@ -115,7 +122,7 @@ class StreamTrainer(Trainer, ABC):
     Args:
         model: The network to train.
         args: Its config; ``max_steps`` says how many updates there are.
-        train_dataset: Texts of L ids, such as ``data.packing.Blocks``.
+        train_dataset: Texts of L ids, such as ``data.packing.Blocks``, or ``StreamedBlocks``.
         processing_class: The tokenizer, saved with every model.
         **kwargs: As transformers' Trainer takes them.
 
@@ -144,10 +151,19 @@ class StreamTrainer(Trainer, ABC):
         args.average_tokens_across_devices = True
         args.dataloader_pin_memory &= args.device.type != "cpu"  # pinning needs an accelerator
         model.set_attn_implementation(args.attn_implementation)
-        batch = (
-            args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
-        )
+        batch = args.texts_per_update
         stream = Stream(train_dataset, updates=args.max_steps, batch=batch, seed=args.seed)
+        if stream.is_streamed and args.dataloader_num_workers:
+            raise ValueError(
+                "a stream is read by the process that trains, whose state a checkpoint saves: "
+                f"dataloader_num_workers must be 0, got {args.dataloader_num_workers}"
+            )
+        serve_own_lanes(
+            stream,
+            process=args.process_index,
+            processes=args.world_size,
+            micro_batch=args.per_device_train_batch_size,
+        )
         super().__init__(
             model=model,
             args=args,
@@ -208,7 +224,7 @@ class StreamTrainer(Trainer, ABC):
     @property
     def mean_tokens_per_update(self) -> float:
         """What ``tokens_of`` an update is on average: a cut text has (L + 1) / 2 tokens."""
-        length = self.stream[0]["input_ids"].shape[0]
+        length = self.stream.length
         return float(self.stream.batch * (length - self.args.variable_length * (length - 1) / 2))
 
     def before_step(self) -> None:
@@ -264,8 +280,7 @@ class StreamTrainer(Trainer, ABC):
         seconds, updates = now - self._last_log[0], step - self._last_log[1]
         if "loss" in logs and updates > 0:
             places = range((step - updates) * self.stream.batch, step * self.stream.batch)
-            length = self.stream[0]["input_ids"].shape[0]
-            logs["tokens_per_second"] = self.tokens_of(places, length) / seconds
+            logs["tokens_per_second"] = self.tokens_of(places, self.stream.length) / seconds
         self.start_clock()
         super().log(logs, start_time)
 
@@ -301,6 +316,8 @@ class StreamTrainer(Trainer, ABC):
             problem = fault(Path(resume_from_checkpoint))
             if problem:
                 raise ValueError(problem)
+        elif self.stream.is_streamed:
+            self.stream.go_on_from(None)
         return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -325,9 +342,18 @@ class StreamTrainer(Trainer, ABC):
         if self.args.should_save:
             record = json.dumps({"updates": self.skipped_updates})
             (Path(output_dir) / SKIPPED).write_text(record, encoding="utf-8")
+        save_data_state(
+            self.stream,
+            Path(output_dir),
+            update=self.state.global_step,
+            process=self.args.process_index,
+            processes=self.args.world_size,
+        )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            load_data_state(self.stream, Path(checkpoint))
         if checkpoint is not None and self.ema is not None:
             saved = safetensors.torch.load_file(Path(checkpoint) / EMA)
             self.ema.shadow = {
