@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 
@@ -118,8 +118,19 @@ def hidden_of_rows(
     rows: Int[Tensor, " N"],
     t: Float[Tensor, " B"] | None = None,
 ) -> Float[Tensor, "N D"]:
-    """``denoiser.hidden(z, rows)`` by a pass over only the texts that own a row."""
+    """``denoiser.hidden(z, rows)`` by a pass over only the texts that own a row.
+
+    For a compiled denoiser (``is_compiled``) these are filled up to a power of two.
+    """
     length = z.shape[1]
     texts, owner = torch.unique(rows // length, return_inverse=True)
+    if getattr(denoiser, "is_compiled", False):
+        texts = filled(texts, len(z))
     times = None if t is None else t[texts]
     return denoiser.hidden(z[texts], owner * length + rows % length, t=times)
+
+
+def filled(texts: Shaped[Tensor, " K"], most: int) -> Shaped[Tensor, " M"]:
+    """Repeats the last element up to a power of two, or up to ``most``: few shapes to compile."""
+    size = min(most, 1 << (len(texts) - 1).bit_length())
+    return torch.cat([texts, texts[-1:].expand(size - len(texts))])

@@ -1,22 +1,29 @@
 """Self-Distillation Through Time (Deschenaux & Gulcehre, ICLR 2025, arXiv 2410.21035)."""
 
-import copy
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors.torch
+import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import SchedulerType
 
-from sdtt.diffusion.denoiser import as_denoiser
 from sdtt.diffusion.divergence import DIVERGENCES, tiled_divergence
 from sdtt.diffusion.noise import mask, teacher_times
 from sdtt.diffusion.rollout import rollout
+from sdtt.models.adapters import network_of
+from sdtt.training.lora import save_model
 from sdtt.training.rounds import Round, RoundPlan
 from sdtt.training.state import TEACHER, TEACHER_ROUND
+from sdtt.training.teacher import (
+    DTYPES,
+    check_teacher,
+    frozen_teacher,
+    load_teacher,
+    save_teacher,
+)
 from sdtt.training.trainer import StreamConfig, StreamTrainer
 
 
@@ -38,6 +45,13 @@ class SDTTConfig(StreamConfig):
     )
     teacher_from: Literal["raw", "ema"] = field(
         default="raw", metadata={"help": "the next teacher: the student's raw weights or their EMA"}
+    )
+    teacher_dtype: Literal["same", "float32", "bfloat16", "float16"] = field(
+        default="same",
+        metadata={"help": "the teacher's weights and passes; same: the weights' own, autocast"},
+    )
+    merge_lora: bool = field(
+        default=True, metadata={"help": "save a LoRA student as a full model beside its adapter"}
     )
     reset_optimizer: bool = field(
         default=False, metadata={"help": "forget the optimiser's moments at each round"}
@@ -62,6 +76,10 @@ class SDTTConfig(StreamConfig):
             raise ValueError(f"teacher_from must be 'raw' or 'ema', got {self.teacher_from!r}")
         if self.teacher_from == "ema" and not self.ema_decay:
             raise ValueError("teacher_from='ema' needs an EMA; set ema_decay, such as 0.9999")
+        if self.teacher_dtype not in DTYPES:
+            raise ValueError(
+                f"teacher_dtype must be one of {', '.join(DTYPES)}, got {self.teacher_dtype!r}"
+            )
         if not 0 <= self.student_dropout < 1:
             raise ValueError(f"student_dropout must lie in [0, 1), got {self.student_dropout}")
         self.max_steps = self.plan.updates
@@ -82,49 +100,58 @@ class SDTTTrainer(StreamTrainer):
     teacher. Optimiser and EMA run on.
 
     Args:
-        model: The student; it starts from the weights it has.
-        teacher_model: The first teacher; a copy of the student if None, or the student itself.
+        model: The student; it starts from the weights it has. Weights that are not trained, such as
+            the base of a ``peft`` model, are shared with the teacher.
+        teacher_model: The first teacher, any ``Denoiser`` of the student's vocabulary; the student
+            as it is now if None.
         args: The config.
         train_dataset: Texts of L ids.
         processing_class: The tokenizer.
         **kwargs: As transformers' Trainer takes them.
 
     Raises:
-        ValueError: If student and teacher have different vocabularies, or are no denoisers.
+        ValueError: If student and teacher have different vocabularies, or are no denoisers, or the
+            texts are too long for the teacher.
     """
 
     args: SDTTConfig
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        teacher_model: PreTrainedModel | None = None,
+        model: Any,
+        teacher_model: Any = None,
         *,
         args: SDTTConfig,
         train_dataset: Any,
         processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
-        given = None if teacher_model is model else teacher_model
-        teacher = copy.deepcopy(model) if given is None else given
-        student_side, teacher_side = as_denoiser(model), as_denoiser(teacher)
-        mine = (model.config.vocab_size, student_side.excluded_ids)
-        its = (teacher.config.vocab_size, teacher_side.excluded_ids)
-        if mine != its:
-            raise ValueError(
-                f"student and teacher need one vocabulary, got sizes {mine[0]} and {its[0]}, "
-                f"excluded ids {mine[1]} and {its[1]}"
-            )
         set_dropout(model, args.student_dropout)
         super().__init__(model, args, train_dataset, processing_class, **kwargs)
         self.plan = args.plan
         self.teacher_round = 0
-        self._set_teacher(teacher)
+        self._set_teacher(model if teacher_model is None else teacher_model)
+        length = self.stream[0]["input_ids"].shape[0]
+        check_teacher(network_of(model), self.teacher, length)
 
-    def _set_teacher(self, teacher: PreTrainedModel) -> None:
-        teacher.set_attn_implementation(self.args.attn_implementation)
-        nn.Module.to(teacher, self.args.device)
-        self.teacher: Any = teacher.eval().requires_grad_(False)
+    def _set_teacher(self, source: Any) -> None:
+        """Makes the teacher of a round: what is trained is copied, the rest is shared."""
+        self.teacher: Any = None  # the last one goes before there is the next
+        student = self.accelerator.unwrap_model(self.model)
+        teacher = frozen_teacher(source, student, DTYPES[self.args.teacher_dtype])
+        if isinstance(teacher, nn.Module):
+            nn.Module.to(teacher, self.args.device)
+        if hasattr(teacher, "set_attn_implementation"):
+            teacher.set_attn_implementation(self.args.attn_implementation)
+        if self.compiled_by and hasattr(teacher, "compile_trunk"):
+            teacher.compile_trunk(self.compiled_by)
+        self.teacher = teacher
+
+    def _precision(self) -> Any:
+        """What the teacher's passes run in: the run's autocast, or its own dtype and no other."""
+        if self.args.teacher_dtype == "same":
+            return self.accelerator.autocast()
+        return torch.autocast(self.args.device.type, enabled=False)
 
     @property
     def round(self) -> Round:
@@ -144,7 +171,7 @@ class SDTTTrainer(StreamTrainer):
         rows = (z == teacher.mask_token_id).flatten().nonzero().squeeze(-1)
         if len(rows):
             times = teacher_times(noise.t, self.round.dt, self.args.teacher_steps)
-            with self.accelerator.autocast():
+            with self._precision():
                 target = rollout(teacher, z, noise.u, noise.v, times, self.schedule).hidden
         else:
             target = teacher.head.weight[:0]
@@ -172,7 +199,7 @@ class SDTTTrainer(StreamTrainer):
         if self.args.teacher_from == "ema" and self.ema is not None:
             self._set_teacher(self.ema.averaged(student))
         else:
-            self._set_teacher(copy.deepcopy(student))
+            self._set_teacher(student)
         if self.args.reset_optimizer and self.optimizer is not None:
             self.optimizer.state.clear()
         self.teacher_round = now
@@ -195,7 +222,8 @@ class SDTTTrainer(StreamTrainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
-            safetensors.torch.save_model(self.teacher, str(Path(output_dir) / TEACHER))
+            student = self.accelerator.unwrap_model(self.model)
+            save_teacher(Path(output_dir) / TEACHER, self.teacher, student)
             record = json.dumps({"round": self.teacher_round})
             (Path(output_dir) / TEACHER_ROUND).write_text(record, encoding="utf-8")
 
@@ -205,15 +233,20 @@ class SDTTTrainer(StreamTrainer):
             return
         record = (Path(checkpoint) / TEACHER_ROUND).read_text(encoding="utf-8")
         self.teacher_round = json.loads(record)["round"]
+        student = self.accelerator.unwrap_model(self.model)
         if self.teacher_round > 0:  # from then on the teacher has the student's shape
-            self._set_teacher(copy.deepcopy(self.accelerator.unwrap_model(self.model)))
-        safetensors.torch.load_model(self.teacher, str(Path(checkpoint) / TEACHER))
+            self._set_teacher(student)
+        load_teacher(Path(checkpoint) / TEACHER, self.teacher, student)
+
+    def save_model_to(self, model: Any, folder: Path) -> None:
+        """Saves one model; of a LoRA student the adapter, and the merged model if wanted."""
+        save_model(model, folder, merge=self.args.merge_lora)
 
 
 def set_dropout(model: nn.Module, chance: float) -> None:
-    """Sets the dropout of every layer, and of the config that is saved with the model."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
+    """Sets the dropout of every layer but adapters', and of the config saved with the model."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout) and "lora_dropout" not in name:
             module.p = chance
     if hasattr(model, "config") and hasattr(model.config, "dropout"):
         model.config.dropout = chance

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import (
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
@@ -24,6 +23,7 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from sdtt.diffusion.noise import SCHEDULES
+from sdtt.training.compiling import compile_for_training
 from sdtt.training.ema import Ema
 from sdtt.training.state import (
     EMA,
@@ -116,7 +116,7 @@ class StreamTrainer(Trainer, ABC):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: Any,
         args: StreamConfig,
         train_dataset: Any,
         processing_class: PreTrainedTokenizerBase | None = None,
@@ -143,6 +143,7 @@ class StreamTrainer(Trainer, ABC):
             processing_class=processing_class,
             **kwargs,
         )
+        self.compiled_by = compile_for_training(self.model, self.accelerator)
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = False
         self.schedule = SCHEDULES[args.schedule]
@@ -269,6 +270,10 @@ class StreamTrainer(Trainer, ABC):
                 name: saved[name].to(shadow.device) for name, shadow in self.ema.shadow.items()
             }
 
+    def save_model_to(self, model: Any, folder: Path) -> None:
+        """Saves one model, as ``from_pretrained`` loads it."""
+        model.save_pretrained(folder)
+
     def save_to(self, folder: Path) -> None:
         """Saves the model and its tokenizer, and their EMA under ``ema/``; other files stay."""
         if not self.args.should_save:
@@ -280,7 +285,7 @@ class StreamTrainer(Trainer, ABC):
             if self.ema is not None:
                 models[path / "ema"] = self.ema.averaged(model)
             for place, each in models.items():
-                each.save_pretrained(place)
+                self.save_model_to(each, place)
                 if self.processing_class is not None:
                     self.processing_class.save_pretrained(place)
 
@@ -344,7 +349,7 @@ def _step(record: str) -> float:
         return math.inf
 
 
-def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
+def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> None:
     """Refuses a tokenizer that is not the model's.
 
     Raises:
