@@ -1038,6 +1038,13 @@ MUTANTS = [
         "return super().__getstate__()",
         (COMPILING + "a_copy_of_a_model_compiled_for_training_runs_on_its_own_weights",),
     ),
+    Mutant(
+        "a resumed run acts with the packed form of the teacher that was given",
+        "training/distill.py",
+        "        self._prepare_acting()  # a packed form has weights of its own\n",
+        "",
+        (TEACHER + "a_run_with_a_packed_teacher_is_taken_up_to_the_same_end",),
+    ),
 ]
 
 

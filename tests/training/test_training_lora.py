@@ -16,7 +16,7 @@ from sdtt.training.distill import SDTTConfig
 from sdtt.training.lora import LoraSettings, merged, with_adapters
 from sdtt.training.teacher import own_tensors
 
-ALL = LoraSettings(lora_rank=2, lora_alpha=8.0)
+ALL = LoraSettings(lora_rank=2, lora_alpha=8)
 
 
 def adapted(runs, seed=0, settings=ALL, **shape):
@@ -319,7 +319,7 @@ def test_without_a_rank_a_model_stays_as_it_is(runs):
     [
         ({"lora_rank": -1}, "lora_rank must be at least 0, got -1"),
         ({"lora_rank": 2, "lora_dropout": 1.0}, "lora_dropout must lie in"),
-        ({"lora_alpha": 8.0}, "lora_alpha needs adapters: give lora_rank"),
+        ({"lora_alpha": 8}, "lora_alpha needs adapters: give lora_rank"),
         ({"lora_targets": ("mlp.0",)}, "lora_targets needs adapters: give lora_rank"),
     ],
 )
@@ -336,3 +336,8 @@ def test_an_alpha_that_is_not_given_is_twice_the_rank(runs):
 
 def test_merging_is_the_default(tmp_path):
     assert SDTTConfig(str(tmp_path), use_cpu=True).merge_lora
+
+
+def test_a_teacher_with_adapters_is_not_packed(tmp_path, runs):
+    with pytest.raises(ValueError, match="a teacher with adapters cannot be packed"):
+        runs.distiller(tmp_path, adapted(runs), pack_teacher=True)

@@ -120,17 +120,18 @@ def hidden_of_rows(
 ) -> Float[Tensor, "N D"]:
     """``denoiser.hidden(z, rows)`` by a pass over only the texts that own a row.
 
-    For a compiled denoiser (``is_compiled``) these are filled up to a power of two.
+    For a compiled denoiser (``is_compiled``) these are filled up to one of few numbers: powers of
+    two, an eighth of the batch at least.
     """
     length = z.shape[1]
     texts, owner = torch.unique(rows // length, return_inverse=True)
     if getattr(denoiser, "is_compiled", False):
-        texts = filled(texts, len(z))
+        texts = filled(texts, len(z), least=len(z) // 8)
     times = None if t is None else t[texts]
     return denoiser.hidden(z[texts], owner * length + rows % length, t=times)
 
 
-def filled(texts: Shaped[Tensor, " K"], most: int) -> Shaped[Tensor, " M"]:
-    """Repeats the last element up to a power of two, or up to ``most``: few shapes to compile."""
-    size = min(most, 1 << (len(texts) - 1).bit_length())
+def filled(texts: Shaped[Tensor, " K"], most: int, least: int = 1) -> Shaped[Tensor, " M"]:
+    """Repeats the last element up to a power of two, from ``least`` on, and at most ``most``."""
+    size = min(most, 1 << (max(len(texts), least) - 1).bit_length())
     return torch.cat([texts, texts[-1:].expand(size - len(texts))])

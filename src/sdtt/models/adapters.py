@@ -15,11 +15,6 @@ def network_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def has_adapters(model: nn.Module) -> bool:
-    """Whether layers of the network are wrapped, as by LoRA, so that their weight is not all."""
-    return any(hasattr(module, "base_layer") for module in model.modules())
-
-
 class MaskedLMDenoiser(nn.Module):
     """A masked language model of transformers as a law p(x_i | z).
 

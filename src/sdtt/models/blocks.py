@@ -113,7 +113,7 @@ class Block(GradientCheckpointingLayer):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy is not compiled."""
-        return super().__getstate__() | {"_compiled": None}
+        return super().__getstate__() | {"_compiled": None}  # type: ignore[no-untyped-call]
 
     def compile_for_training(self, **options: Any) -> None:
         """Compiles passes with gradients; blocks of one shape share what is compiled."""
@@ -268,7 +268,8 @@ class Backbone(nn.Module):
 
     def compile_for_training(self, **options: Any) -> None:
         """Compiles the blocks for passes with gradients: see ``Block.compile_for_training``."""
-        for block in self.blocks:
+        blocks: list[Any] = list(self.blocks)
+        for block in blocks:
             block.compile_for_training(**options)
 
     def _trunk_for(self, ids: Int[Tensor, "B L"]) -> Callable[..., Tensor]:

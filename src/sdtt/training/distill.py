@@ -22,6 +22,7 @@ from sdtt.training.teacher import (
     check_teacher,
     frozen_teacher,
     load_teacher,
+    packed,
     save_teacher,
 )
 from sdtt.training.trainer import StreamConfig, StreamTrainer
@@ -49,6 +50,10 @@ class SDTTConfig(StreamConfig):
     teacher_dtype: Literal["same", "float32", "bfloat16", "float16"] = field(
         default="same",
         metadata={"help": "the teacher's weights and passes; same: the weights' own, autocast"},
+    )
+    pack_teacher: bool = field(
+        default=False,
+        metadata={"help": "fold the teacher, lay its weights out for a CPU; holds them once more"},
     )
     merge_lora: bool = field(
         default=True, metadata={"help": "save a LoRA student as a full model beside its adapter"}
@@ -79,6 +84,11 @@ class SDTTConfig(StreamConfig):
         if self.teacher_dtype not in DTYPES:
             raise ValueError(
                 f"teacher_dtype must be one of {', '.join(DTYPES)}, got {self.teacher_dtype!r}"
+            )
+        if self.pack_teacher and self.teacher_dtype == "same" and (self.bf16 or self.fp16):
+            raise ValueError(
+                "pack_teacher needs a teacher_dtype, such as bfloat16: packed weights are not "
+                "autocast"
             )
         if not 0 <= self.student_dropout < 1:
             raise ValueError(f"student_dropout must lie in [0, 1), got {self.student_dropout}")
@@ -137,15 +147,21 @@ class SDTTTrainer(StreamTrainer):
     def _set_teacher(self, source: Any) -> None:
         """Makes the teacher of a round: what is trained is copied, the rest is shared."""
         self.teacher: Any = None  # the last one goes before there is the next
+        self.acting: Any = None
         student = self.accelerator.unwrap_model(self.model)
         teacher = frozen_teacher(source, student, DTYPES[self.args.teacher_dtype])
         if isinstance(teacher, nn.Module):
             nn.Module.to(teacher, self.args.device)
         if hasattr(teacher, "set_attn_implementation"):
             teacher.set_attn_implementation(self.args.attn_implementation)
-        if self.compiled_by and hasattr(teacher, "compile_trunk"):
-            teacher.compile_trunk(self.compiled_by)
         self.teacher = teacher
+        self._prepare_acting()
+
+    def _prepare_acting(self) -> None:
+        """The form of the teacher that makes the passes: itself, or packed; compiled if asked."""
+        self.acting = packed(self.teacher) if self.args.pack_teacher else self.teacher
+        if self.compiled_by and hasattr(self.acting, "compile_trunk"):
+            self.acting.compile_trunk(self.compiled_by)
 
     def _precision(self) -> Any:
         """What the teacher's passes run in: the run's autocast, or its own dtype and no other."""
@@ -165,7 +181,7 @@ class SDTTTrainer(StreamTrainer):
     def loss_sum(self, model: nn.Module, x: Tensor, places: list[int]) -> Tensor:
         """The divergence summed over the masked positions."""
         self._follow_rounds()
-        teacher = self.teacher
+        teacher = self.acting
         noise = self.noise(places, x.shape[1])
         z = mask(x, noise.masked(self.schedule).to(x.device), teacher.mask_token_id)
         rows = (z == teacher.mask_token_id).flatten().nonzero().squeeze(-1)
@@ -237,6 +253,7 @@ class SDTTTrainer(StreamTrainer):
         if self.teacher_round > 0:  # from then on the teacher has the student's shape
             self._set_teacher(student)
         load_teacher(Path(checkpoint) / TEACHER, self.teacher, student)
+        self._prepare_acting()  # a packed form has weights of its own
 
     def save_model_to(self, model: Any, folder: Path) -> None:
         """Saves one model; of a LoRA student the adapter, and the merged model if wanted."""

@@ -23,7 +23,7 @@ class LoraSettings:
     lora_rank: int = field(
         default=0, metadata={"help": "rank of LoRA adapters; 0: the whole student is trained"}
     )
-    lora_alpha: float | None = field(
+    lora_alpha: int | None = field(
         default=None,
         metadata={"help": "adapters are scaled by alpha / rank; twice the rank if none"},
     )

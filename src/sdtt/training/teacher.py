@@ -58,6 +58,19 @@ def frozen_teacher(source: Any, student: nn.Module, dtype: torch.dtype | None = 
     return copy_with(source, own).eval()
 
 
+def packed(teacher: Any) -> Any:
+    """The same law in the form of ``for_inference``: folded, and packed on a CPU.
+
+    Raises:
+        ValueError: If the teacher has no such form, or adapters, which it would lose.
+    """
+    if not hasattr(teacher, "for_inference"):
+        raise ValueError(f"a {type(teacher).__name__} cannot be packed: leave pack_teacher out")
+    if any(hasattr(module, "base_layer") for module in teacher.modules()):
+        raise ValueError("a teacher with adapters cannot be packed: leave pack_teacher out")
+    return teacher.for_inference()
+
+
 def check_teacher(student: Any, teacher: Any, length: int) -> None:
     """Refuses a teacher that cannot teach this student.
 
