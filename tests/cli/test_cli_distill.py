@@ -81,7 +81,7 @@ def test_adapters_are_trained_resumed_and_saved_in_two_forms(home, tmp_path):
 
 
 def test_a_distillation_with_adapters_is_resumed_by_the_same_command(home, tmp_path):
-    words = ("--lora-rank", "4", "--no-merge-lora")
+    words = ("--lora-rank", "4", "--no-merge-lora", "--teacher-dtype", "bfloat16")
     assert distill(home, tmp_path / "run", *words).code == 0
     adapter = tmp_path / "run" / "students" / "2" / "adapter" / "adapter_model.safetensors"
     due = adapter.read_bytes()

@@ -31,7 +31,8 @@ class Denoiser(Protocol):
 
     A denoiser may also say: ``blank_is_uniform = True``, if in a text of MASKs alone all positions
     have one hidden row, in texts of any length; ``unnormalised_scores = True``, if exp(logits)
-    carries a scale (see ``sampling.analytic``); and offer ``compile_trunk()`` with ``is_compiled``.
+    carries a scale (see ``sampling.analytic``); and offer ``compile_trunk(backend)`` with
+    ``is_compiled``.
 
     Attributes:
         mask_token_id: The id of MASK.
