@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import SchedulerType
 
-from sdtt.diffusion.divergence import DIVERGENCES, tiled_divergence
+from sdtt.diffusion.divergence import DIVERGENCES
 from sdtt.diffusion.noise import mask, teacher_times
 from sdtt.diffusion.rollout import rollout
+from sdtt.diffusion.tiled import tiled_divergence
 from sdtt.models.adapters import network_of
 from sdtt.training.lora import save_model
 from sdtt.training.rounds import Round, RoundPlan
@@ -201,6 +202,7 @@ class SDTTTrainer(StreamTrainer):
                 DIVERGENCES[self.args.divergence],
                 excluded_ids=teacher.excluded_ids,
                 dtype=self.loss_dtype,
+                products=self.loss_products,
             )
 
         loss: Tensor = model(input_ids=z, rows=rows, objective=objective).loss
