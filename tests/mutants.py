@@ -825,7 +825,7 @@ MUTANTS = [
     Mutant(
         "the teacher is not loaded on resume",
         "training/distill.py",
-        "        safetensors.torch.load_model(self.teacher, str(Path(checkpoint) / TEACHER))",
+        "        load_teacher(Path(checkpoint) / TEACHER, self.teacher, student)",
         "        pass",
         (RESTART + "a_distillation_taken_up_again_ends_as_one_that_was_never_stopped",),
     ),
