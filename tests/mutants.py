@@ -85,6 +85,9 @@ GRIDS = "diffusion/test_diffusion_time_grids.py::test_"
 CORPUS = "data/test_data_corpus.py::test_"
 STREAMING = "data/test_data_streaming.py::test_"
 DATA_STATE = "training/test_training_data_state.py::test_"
+TEACHER = "training/test_training_teacher.py::test_"
+LORA = "training/test_training_lora.py::test_"
+COMPILING = "training/test_training_compiling.py::test_"
 
 MUTANTS = [
     Mutant(
@@ -996,7 +999,7 @@ MUTANTS = [
     Mutant(
         "the teacher is not loaded on resume",
         "training/distill.py",
-        "        safetensors.torch.load_model(self.teacher, str(Path(checkpoint) / TEACHER))",
+        "        load_teacher(Path(checkpoint) / TEACHER, self.teacher, student)",
         "        pass",
         (RESTART + "a_distillation_taken_up_again_ends_as_one_that_was_never_stopped",),
     ),
@@ -1255,6 +1258,121 @@ MUTANTS = [
         "if saved and here and saved != here:",
         "if False:",
         (DATA_STATE + "a_run_is_not_taken_up_on_other_text_of_the_same_size",),
+        "a teacher shares what its student trains",
+        "training/teacher.py",
+        "if _storage(parameter) in trained or parameter.dtype != wanted:",
+        "if parameter.dtype != wanted:",
+        (
+            DISTILL + "the_teacher_of_a_round_is_the_student_at_the_end_of_the_one_before",
+            LORA + "the_second_teacher_is_the_student_of_the_first_round_and_stays_it",
+        ),
+    ),
+    Mutant(
+        "a teacher copies the base that it could share",
+        "training/teacher.py",
+        "if _storage(parameter) in trained or parameter.dtype != wanted:",
+        "if True:",
+        (
+            LORA + "base_is_held_once_by_student_teacher_and_average_in_every_round",
+            TEACHER + "a_given_teacher_is_not_copied",
+        ),
+    ),
+    Mutant(
+        "an average copies the base",
+        "training/ema.py",
+        "copy.deepcopy(p) if p.requires_grad else p",
+        "copy.deepcopy(p)",
+        (LORA + "the_next_teacher_may_be_the_average_of_the_adapters",),
+    ),
+    Mutant(
+        "a resumed run forgets what its teacher had learned",
+        "training/teacher.py",
+        "own[name].copy_(saved[name])",
+        "own[name].copy_(own[name])",
+        (
+            TEACHER + "a_run_is_taken_up_to_the_same_end_whatever_its_teacher",
+            LORA + "a_run_with_adapters_is_taken_up_to_the_same_end",
+        ),
+    ),
+    Mutant(
+        "the passes of a teacher with a dtype of its own are autocast",
+        "training/distill.py",
+        'if self.args.teacher_dtype == "same":',
+        "if True:",
+        (TEACHER + "the_passes_of_a_teacher_run_in_its_own_dtype_whatever_the_autocast",),
+    ),
+    Mutant(
+        "a teacher may be too short for the texts",
+        "training/teacher.py",
+        "if longest is not None and longest < length:",
+        "if False:",
+        (TEACHER + "a_teacher_that_reads_shorter_texts_is_refused",),
+    ),
+    Mutant(
+        "a merged student shares its weights with the one that trains on",
+        "training/lora.py",
+        'value.to("cpu", copy=True) if id(parameter) in wrapped else value.cpu()',
+        "value.cpu()",
+        (
+            LORA + "merging_leaves_the_model_as_it_was",
+            LORA + "training_and_saving_leave_the_base_as_it_was",
+        ),
+    ),
+    Mutant(
+        "the student's dropout is that of its adapters, too",
+        "training/distill.py",
+        'isinstance(module, nn.Dropout) and "lora_dropout" not in name',
+        "isinstance(module, nn.Dropout)",
+        (LORA + "the_dropout_of_adapters_is_its_own",),
+    ),
+    Mutant(
+        "a text stays in a pass that decides nothing of it",
+        "diffusion/denoiser.py",
+        'if getattr(denoiser, "is_compiled", False):',
+        "if True:",
+        (ROLLOUT + "a_text_of_which_a_pass_decides_nothing_is_not_in_that_pass",),
+    ),
+    Mutant(
+        "a compiled teacher is asked for any number of texts",
+        "diffusion/denoiser.py",
+        'if getattr(denoiser, "is_compiled", False):',
+        "if False:",
+        (ROLLOUT + "a_compiled_teacher_is_asked_for_few_sizes_and_says_the_same",),
+    ),
+    Mutant(
+        "a rollout projects all its rows at once",
+        "diffusion/rollout.py",
+        "size = max(1, TILE_NUMBERS // teacher.head.weight.shape[0])",
+        "size = max(1, len(hidden))",
+        (ROLLOUT + "no_more_rows_are_projected_at_once_than_a_tile_holds",),
+    ),
+    Mutant(
+        "a masked language model reads the padding",
+        "models/adapters.py",
+        "torch.ones_like(z) if attention_mask is None else attention_mask.to(z)",
+        "torch.ones_like(z)",
+        ("models/test_models_adapters.py::test_padding_is_not_read",),
+    ),
+    Mutant(
+        "accelerate compiles the whole forward",
+        "training/compiling.py",
+        "    plugin.backend = DynamoBackend.NO\n",
+        "",
+        (COMPILING + "a_run_compiles_one_block_and_a_teacher_for_each_power_of_two",),
+    ),
+    Mutant(
+        "a copy runs the compiled block of the original",
+        "models/blocks.py",
+        'return super().__getstate__() | {"_compiled": None}',
+        "return super().__getstate__()",
+        (COMPILING + "a_copy_of_a_model_compiled_for_training_runs_on_its_own_weights",),
+    ),
+    Mutant(
+        "a resumed run acts with the packed form of the teacher that was given",
+        "training/distill.py",
+        "        self._prepare_acting()  # a packed form has weights of its own\n",
+        "",
+        (TEACHER + "a_run_with_a_packed_teacher_is_taken_up_to_the_same_end",),
     ),
 ]
 

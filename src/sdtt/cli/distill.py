@@ -13,9 +13,12 @@ from sdtt.cli.options import Given, command, resolved
 from sdtt.cli.pretrain import TextSettings
 from sdtt.cli.run_folder import RunFolder
 from sdtt.cli.train import MAY_DIFFER, QUIET, WITHHELD, run_training, spare, validate
+from sdtt.models.adapters import denoiser_from
 from sdtt.models.checkpoints import load_model, load_tokenizer_of
 from sdtt.training.distill import SDTTConfig, SDTTTrainer
+from sdtt.training.lora import LoraSettings, with_adapters
 from sdtt.training.rounds import SAMPLING_STEPS
+from sdtt.training.teacher import DTYPES
 
 
 @dataclass(frozen=True)
@@ -23,28 +26,45 @@ class DistillSettings(TextSettings):
     """What is distilled, on which text."""
 
     model: Path = field(kw_only=True, metadata={"help": "folder of the model to distill"})
+    teacher: Path | None = field(
+        default=None,
+        kw_only=True,
+        metadata={"help": "folder of the first teacher, any masked model of the same vocabulary"},
+    )
 
 
-def distill(settings: DistillSettings, run: RunFolder, training: Given[SDTTConfig]) -> None:
+def distill(
+    settings: DistillSettings, lora: LoraSettings, run: RunFolder, training: Given[SDTTConfig]
+) -> None:
     """Distill a model, round by round, into one that needs fewer steps (SDTT).
 
     Each round's student is a loadable model in --output/students/STEPS. A student goes on where
     it stopped: --start-steps is then its number of steps by default.
+    With --lora-rank only adapters are trained, and the model is held once; they are written to
+    --output/students/STEPS/adapter, and merged into a model unless --no-merge-lora.
     """
     training = continued(training, settings.model)
     args = training.make(output_dir=str(run.output), **QUIET)
     tokenizer = load_tokenizer_of(settings.model)
-    model = load_model(settings.model, dtype=torch.float32)
+    held = DTYPES[args.teacher_dtype] or torch.float32
+    model = load_model(settings.model, dtype=held if lora.lora_rank else torch.float32)
+    teacher = None
+    if settings.teacher is not None:
+        teacher = denoiser_from(load_model(settings.teacher, dtype=held), tokenizer.mask_token_id)
     blocks = settings.blocks(tokenizer, model.config.model_length, args)
+    torch.manual_seed(args.seed)  # of fresh adapters
+    student = with_adapters(model, lora)
     trainer = SDTTTrainer(
-        model,
+        student,
+        teacher,
         args=args,
         train_dataset=blocks.train,
         eval_dataset=blocks.validation,
         processing_class=tokenizer,
     )
-    spare(run, settings.model)
-    run.open(resolved(settings, run, training), verb="distill", may_differ=MAY_DIFFER)
+    for source in (settings.model, settings.teacher):
+        spare(run, source)
+    run.open(resolved(settings, lora, run, training), verb="distill", may_differ=MAY_DIFFER)
     run_training(trainer, run, "distill")
     validate(trainer, blocks.validation)
     note("students: " + " ".join(str(run.output / "students" / name) for name in args.plan.folders))

@@ -11,6 +11,7 @@ from transformers.utils import logging
 from sdtt.cli.console import note, progress
 from sdtt.cli.run_folder import RunFolder
 from sdtt.evaluation.nelbo import validation_nelbo
+from sdtt.models.adapters import network_of
 from sdtt.models.causal import CausalLM
 from sdtt.training.state import last_complete_checkpoint
 from sdtt.training.trainer import METRICS, StreamTrainer
@@ -81,7 +82,7 @@ def run_training(trainer: StreamTrainer, run: RunFolder, description: str) -> No
 
 def validate(trainer: StreamTrainer, blocks: Any) -> None:
     """Records the bound of the trained model on the held-out text, where there is some."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    model = network_of(trainer.accelerator.unwrap_model(trainer.model))
     if len(blocks) == 0 or isinstance(model, CausalLM) or not trainer.args.should_save:
         return
     bound = validation_nelbo(model, blocks, device=model.device)

@@ -10,6 +10,9 @@ from sdtt.diffusion.categorical import draw
 from sdtt.diffusion.denoiser import Denoiser, hidden_of_rows
 from sdtt.diffusion.noise import Schedule, is_masked
 
+TILE_NUMBERS = 2**22
+"""Numbers of a tile of the teacher's scores: 32 MiB in float64, in which tokens are drawn."""
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -70,8 +73,17 @@ def rollout(
         hidden.append(hidden_of_rows(teacher, z, rows, told, attention_mask))
         where.append(rows)
         if i < passes - 1:  # the law is the target, the draw only leads on (SDTT, Algorithm 1)
-            tokens = draw(teacher.logits(hidden[-1]), v.flatten()[rows.to(v.device)])
+            tokens = _draw_by_tiles(teacher, hidden[-1], v.flatten()[rows.to(v.device)])
             z = z.flatten().index_copy(0, rows, tokens).view_as(z)
     if not hidden:
         raise ValueError("a rollout needs at least one masked position, got none")
     return Rollout(torch.cat(hidden)[torch.cat(where).argsort()], decided.flatten()[order], z)
+
+
+def _draw_by_tiles(
+    teacher: Denoiser, hidden: Float[Tensor, "N D"], v: Float[Tensor, " N"]
+) -> Int[Tensor, " N"]:
+    """A token for each row, few rows at a time: nothing of size N x V is made."""
+    size = max(1, TILE_NUMBERS // teacher.head.weight.shape[0])
+    tiles = zip(hidden.split(size), v.split(size), strict=True)
+    return torch.cat([draw(teacher.logits(rows), level) for rows, level in tiles])

@@ -1,6 +1,5 @@
 """Self-Distillation Through Time (Deschenaux & Gulcehre, ICLR 2025, arXiv 2410.21035)."""
 
-import copy
 import dataclasses
 import json
 import math
@@ -10,19 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import SaveStrategy, SchedulerType
 
-from sdtt.diffusion.denoiser import as_denoiser
 from sdtt.diffusion.divergence import DIVERGENCES, Divergence, divergence_named
 from sdtt.diffusion.noise import TIME_GRIDS, mask
 from sdtt.diffusion.rollout import rollout
 from sdtt.diffusion.tiled import tiled_divergence
+from sdtt.models.adapters import network_of
 from sdtt.training.early_stop import Plateau, check_early_stop, shares
+from sdtt.training.lora import save_model
 from sdtt.training.rates import (
     WITHOUT_LAW,
     RoundRates,
@@ -34,6 +33,14 @@ from sdtt.training.rates import (
 from sdtt.training.rounds import SAMPLING_STEPS, Round, RoundPlan
 from sdtt.training.state import TEACHER, TEACHER_ROUND, last_complete_checkpoint
 from sdtt.training.stream import Noise, noise_of
+from sdtt.training.teacher import (
+    DTYPES,
+    check_teacher,
+    frozen_teacher,
+    load_teacher,
+    packed,
+    save_teacher,
+)
 from sdtt.training.trainer import StreamConfig, StreamTrainer
 
 
@@ -75,6 +82,17 @@ class SDTTConfig(StreamConfig):
     )
     teacher_from: Literal["raw", "ema"] = field(
         default="raw", metadata={"help": "the next teacher: the student's raw weights or their EMA"}
+    )
+    teacher_dtype: Literal["same", "float32", "bfloat16", "float16"] = field(
+        default="same",
+        metadata={"help": "the teacher's weights and passes; same: the weights' own, autocast"},
+    )
+    pack_teacher: bool = field(
+        default=False,
+        metadata={"help": "fold the teacher, lay its weights out for a CPU; holds them once more"},
+    )
+    merge_lora: bool = field(
+        default=True, metadata={"help": "save a LoRA student as a full model beside its adapter"}
     )
     reset_optimizer: bool = field(
         default=False, metadata={"help": "forget the optimiser's moments at each round"}
@@ -125,6 +143,15 @@ class SDTTConfig(StreamConfig):
             raise ValueError(f"teacher_from must be 'raw' or 'ema', got {self.teacher_from!r}")
         if self.teacher_from == "ema" and not self.ema_decay:
             raise ValueError("teacher_from='ema' needs an EMA; set ema_decay, such as 0.9999")
+        if self.teacher_dtype not in DTYPES:
+            raise ValueError(
+                f"teacher_dtype must be one of {', '.join(DTYPES)}, got {self.teacher_dtype!r}"
+            )
+        if self.pack_teacher and self.teacher_dtype == "same" and (self.bf16 or self.fp16):
+            raise ValueError(
+                "pack_teacher needs a teacher_dtype, such as bfloat16: packed weights are not "
+                "autocast"
+            )
         if not 0 <= self.student_dropout < 1:
             raise ValueError(f"student_dropout must lie in [0, 1), got {self.student_dropout}")
         self._check_divergence()
@@ -216,8 +243,10 @@ class SDTTTrainer(StreamTrainer):
     held-out texts has stopped falling, and the run when its last round ends.
 
     Args:
-        model: The student; it starts from the weights it has.
-        teacher_model: The first teacher; a copy of the student if None, or the student itself.
+        model: The student; it starts from the weights it has. Weights that are not trained, such as
+            the base of a ``peft`` model, are shared with the teacher.
+        teacher_model: The first teacher, any ``Denoiser`` of the student's vocabulary; the student
+            as it is now if None.
         args: The config.
         train_dataset: Texts of L ids.
         processing_class: The tokenizer.
@@ -225,17 +254,17 @@ class SDTTTrainer(StreamTrainer):
         **kwargs: As transformers' Trainer takes them.
 
     Raises:
-        ValueError: If student and teacher have different vocabularies, or are no denoisers; if a
-            round may end early and there is no held-out text; if the rate shall follow the rounds
-            and a schedule is given.
+        ValueError: If student and teacher have different vocabularies, or are no denoisers, or the
+            texts are too long for the teacher; if a round may end early and there is no held-out
+            text; if the rate shall follow the rounds and a schedule is given.
     """
 
     args: SDTTConfig
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        teacher_model: PreTrainedModel | None = None,
+        model: Any,
+        teacher_model: Any = None,
         *,
         args: SDTTConfig,
         train_dataset: Any,
@@ -254,16 +283,6 @@ class SDTTTrainer(StreamTrainer):
                 "the learning rate of rounds is a factor over the schedule of the config: give no "
                 "scheduler in optimizers, or no rates of rounds"
             )
-        given = None if teacher_model is model else teacher_model
-        teacher = copy.deepcopy(model) if given is None else given
-        student_side, teacher_side = as_denoiser(model), as_denoiser(teacher)
-        mine = (model.config.vocab_size, student_side.excluded_ids)
-        its = (teacher.config.vocab_size, teacher_side.excluded_ids)
-        if mine != its:
-            raise ValueError(
-                f"student and teacher need one vocabulary, got sizes {mine[0]} and {its[0]}, "
-                f"excluded ids {mine[1]} and {its[1]}"
-            )
         set_dropout(model, args.student_dropout)
         super().__init__(
             model, args, train_dataset, processing_class, eval_dataset=eval_dataset, **kwargs
@@ -272,12 +291,34 @@ class SDTTTrainer(StreamTrainer):
         self.plateau = Plateau()
         self.time_grid = TIME_GRIDS[args.time_grid]
         self.teacher_round = 0
-        self._set_teacher(teacher)
+        self._set_teacher(model if teacher_model is None else teacher_model)
+        length = self.stream.length
+        check_teacher(network_of(model), self.teacher, length)
 
-    def _set_teacher(self, teacher: PreTrainedModel) -> None:
-        teacher.set_attn_implementation(self.args.attn_implementation)
-        nn.Module.to(teacher, self.args.device)
-        self.teacher: Any = teacher.eval().requires_grad_(False)
+    def _set_teacher(self, source: Any) -> None:
+        """Makes the teacher of a round: what is trained is copied, the rest is shared."""
+        self.teacher: Any = None  # the last one goes before there is the next
+        self.acting: Any = None
+        student = self.accelerator.unwrap_model(self.model)
+        teacher = frozen_teacher(source, student, DTYPES[self.args.teacher_dtype])
+        if isinstance(teacher, nn.Module):
+            nn.Module.to(teacher, self.args.device)
+        if hasattr(teacher, "set_attn_implementation"):
+            teacher.set_attn_implementation(self.args.attn_implementation)
+        self.teacher = teacher
+        self._prepare_acting()
+
+    def _prepare_acting(self) -> None:
+        """The form of the teacher that makes the passes: itself, or packed; compiled if asked."""
+        self.acting = packed(self.teacher) if self.args.pack_teacher else self.teacher
+        if self.compiled_by and hasattr(self.acting, "compile_trunk"):
+            self.acting.compile_trunk(self.compiled_by)
+
+    def _precision(self) -> Any:
+        """What the teacher's passes run in: the run's autocast, or its own dtype and no other."""
+        if self.args.teacher_dtype == "same":
+            return self.accelerator.autocast()
+        return torch.autocast(self.args.device.type, enabled=False)
 
     @property
     def round(self) -> Round:
@@ -299,13 +340,13 @@ class SDTTTrainer(StreamTrainer):
 
     def _divergence_sum(self, model: nn.Module, x: Tensor, noise: Noise, now: Round) -> Tensor:
         """The divergence from the targets of a round, summed over the masked positions."""
-        teacher = self.teacher
+        teacher = self.acting
         real = noise.attention_mask(x.device)
         z = mask(x, noise.masked(self.schedule).to(x.device), teacher.mask_token_id)
         rows = (z == teacher.mask_token_id).flatten().nonzero().squeeze(-1)
         if len(rows):
             times = self.time_grid(noise.t, now.dt, now.teacher_steps, self.schedule)
-            with self.accelerator.autocast():
+            with self._precision():
                 target = rollout(teacher, z, noise.u, noise.v, times, self.schedule, real).hidden
         else:
             target = teacher.head.weight[:0]
@@ -335,7 +376,7 @@ class SDTTTrainer(StreamTrainer):
         if self.args.teacher_from == "ema" and self.ema is not None:
             self._set_teacher(self.ema.averaged(student))
         else:
-            self._set_teacher(copy.deepcopy(student))
+            self._set_teacher(student)
         if self.args.reset_optimizer and self.optimizer is not None:
             self.optimizer.state.clear()
         if self.args.reset_ema and self.ema is not None:
@@ -458,7 +499,8 @@ class SDTTTrainer(StreamTrainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
-            safetensors.torch.save_model(self.teacher, str(Path(output_dir) / TEACHER))
+            student = self.accelerator.unwrap_model(self.model)
+            save_teacher(Path(output_dir) / TEACHER, self.teacher, student)
             record: dict[str, Any] = {"round": self.teacher_round, "ended_at": self.plan.ended_at}
             record |= dataclasses.asdict(self.plateau)
             (Path(output_dir) / TEACHER_ROUND).write_text(json.dumps(record), encoding="utf-8")
@@ -471,15 +513,21 @@ class SDTTTrainer(StreamTrainer):
         self.teacher_round = record["round"]
         self.plan = dataclasses.replace(self.args.plan, ended_at=tuple(record.get("ended_at", ())))
         self.plateau = Plateau(record.get("lowest"), record.get("stale", 0))
+        student = self.accelerator.unwrap_model(self.model)
         if self.teacher_round > 0:  # from then on the teacher has the student's shape
-            self._set_teacher(copy.deepcopy(self.accelerator.unwrap_model(self.model)))
-        safetensors.torch.load_model(self.teacher, str(Path(checkpoint) / TEACHER))
+            self._set_teacher(student)
+        load_teacher(Path(checkpoint) / TEACHER, self.teacher, student)
+        self._prepare_acting()  # a packed form has weights of its own
+
+    def save_model_to(self, model: Any, folder: Path) -> None:
+        """Saves one model; of a LoRA student the adapter, and the merged model if wanted."""
+        save_model(model, folder, merge=self.args.merge_lora)
 
 
 def set_dropout(model: nn.Module, chance: float) -> None:
-    """Sets the dropout of every layer, and of the config that is saved with the model."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
+    """Sets the dropout of every layer but adapters', and of the config saved with the model."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout) and "lora_dropout" not in name:
             module.p = chance
     if hasattr(model, "config") and hasattr(model.config, "dropout"):
         model.config.dropout = chance

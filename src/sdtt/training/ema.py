@@ -6,6 +6,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from sdtt.models.copying import copy_with
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -46,8 +48,8 @@ class Ema:
 
     @torch.no_grad()
     def averaged(self, model: Model) -> Model:
-        """A copy of the model that carries the averaged weights."""
-        result = copy.deepcopy(model)
+        """A copy of the model that carries the averaged weights; those not trained are shared."""
+        result = copy_with(model, lambda p: copy.deepcopy(p) if p.requires_grad else p)
         for name, parameter in result.named_parameters():
             if name in self.shadow:
                 parameter.copy_(self.shadow[name])

@@ -15,7 +15,6 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import (
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
@@ -26,6 +25,7 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from sdtt.diffusion.noise import SCHEDULES
+from sdtt.training.compiling import compile_for_training
 from sdtt.training.data_state import load_data_state, save_data_state, serve_own_lanes
 from sdtt.training.ema import Ema
 from sdtt.training.state import (
@@ -136,7 +136,7 @@ class StreamTrainer(Trainer, ABC):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: Any,
         args: StreamConfig,
         train_dataset: Any,
         processing_class: PreTrainedTokenizerBase | None = None,
@@ -172,6 +172,7 @@ class StreamTrainer(Trainer, ABC):
             processing_class=processing_class,
             **kwargs,
         )
+        self.compiled_by = compile_for_training(self.model, self.accelerator)
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = False
         self.schedule = SCHEDULES[args.schedule]
@@ -363,6 +364,10 @@ class StreamTrainer(Trainer, ABC):
             record = (Path(checkpoint) / SKIPPED).read_text(encoding="utf-8")
             self.skipped_updates = json.loads(record)["updates"]
 
+    def save_model_to(self, model: Any, folder: Path) -> None:
+        """Saves one model, as ``from_pretrained`` loads it."""
+        model.save_pretrained(folder)
+
     def save_to(self, folder: Path) -> None:
         """Saves the model and its tokenizer, and their EMA under ``ema/``; other files stay."""
         if not self.args.should_save:
@@ -374,7 +379,7 @@ class StreamTrainer(Trainer, ABC):
             if self.ema is not None:
                 models[path / "ema"] = self.ema.averaged(model)
             for place, each in models.items():
-                each.save_pretrained(place)
+                self.save_model_to(each, place)
                 if self.processing_class is not None:
                     self.processing_class.save_pretrained(place)
 
@@ -441,7 +446,7 @@ def _step(record: str) -> float:
         return math.inf
 
 
-def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
+def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> None:
     """Refuses a tokenizer that is not the model's.
 
     Raises:
