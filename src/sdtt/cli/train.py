@@ -33,8 +33,12 @@ WITHHELD = frozenset(
 
 MAY_DIFFER = frozenset(
     {"logging_steps", "save_steps", "save_total_limit", "report_to", "batch_size"}
+    | {"per_device_train_batch_size", "gradient_accumulation_steps", "global_batch_size"}
 )
-"""Keys that a resumed run may change: they change no weight."""
+"""Keys that a resumed run may change: they change no weight.
+
+Those of the batch may, because the checkpoint knows how many texts an update has.
+"""
 
 
 class _Advance(TrainerCallback):
@@ -81,9 +85,10 @@ def run_training(trainer: StreamTrainer, run: RunFolder, description: str) -> No
 
 def validate(trainer: StreamTrainer, blocks: Any) -> None:
     """Records the bound of the trained model on the held-out text, where there is some."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if len(blocks) == 0 or isinstance(model, CausalLM) or not trainer.args.should_save:
+    model = trainer.whole_model() if len(blocks) else None  # all processes take part
+    if model is None or isinstance(model, CausalLM):
         return
+    model.to(trainer.args.device)
     bound = validation_nelbo(model, blocks, device=model.device)
     record = {
         "step": trainer.state.global_step,

@@ -86,8 +86,8 @@ def _sum_over_tiles(
 ) -> Float[Tensor, ""]:
     """The sum of a loss of rows, few rows at a time; scores are recomputed in the backward pass."""
     tiles = _tiles(hidden.shape[0], head.weight.shape[0])
-    if not tiles:  # still a function of the rows, so that a backward pass finds its way
-        return hidden.float().sum()
+    if not tiles:  # still a function of all that has a gradient: every process must have each
+        tiles = [slice(0, 0)]
     # the head passes through as arguments, so that its gradient flows through the checkpoint too.
     run = partial(checkpoint, tile_loss, use_reentrant=False) if len(tiles) > 1 else tile_loss
     losses = [

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from sdtt.diffusion.divergence import DIVERGENCES, tiled_divergence
 from sdtt.diffusion.noise import mask, teacher_times
 from sdtt.diffusion.rollout import rollout
 from sdtt.training.rounds import Round, RoundPlan
+from sdtt.training.sharding import Asked, fill
 from sdtt.training.state import TEACHER, TEACHER_ROUND
 from sdtt.training.trainer import StreamConfig, StreamTrainer
 
@@ -42,6 +44,10 @@ class SDTTConfig(StreamConfig):
     reset_optimizer: bool = field(
         default=False, metadata={"help": "forget the optimiser's moments at each round"}
     )
+    teacher_sharding: Literal["replicated", "sharded"] = field(
+        default="replicated",
+        metadata={"help": "under FSDP2: a whole teacher in every process, or in parts as well"},
+    )
     student_dropout: float = field(
         default=0.0, metadata={"help": "dropout of the student; 0.1 in the published code"}
     )
@@ -62,6 +68,10 @@ class SDTTConfig(StreamConfig):
             raise ValueError(f"teacher_from must be 'raw' or 'ema', got {self.teacher_from!r}")
         if self.teacher_from == "ema" and not self.ema_decay:
             raise ValueError("teacher_from='ema' needs an EMA; set ema_decay, such as 0.9999")
+        if self.teacher_sharding not in ("replicated", "sharded"):
+            raise ValueError(
+                f"teacher_sharding must be 'replicated' or 'sharded', got {self.teacher_sharding!r}"
+            )
         if not 0 <= self.student_dropout < 1:
             raise ValueError(f"student_dropout must lie in [0, 1), got {self.student_dropout}")
         self.max_steps = self.plan.updates
@@ -117,14 +127,19 @@ class SDTTTrainer(StreamTrainer):
             )
         set_dropout(model, args.student_dropout)
         super().__init__(model, args, train_dataset, processing_class, **kwargs)
+        if args.teacher_sharding == "sharded" and self.sharding is None:
+            raise ValueError(
+                "teacher_sharding='sharded' needs FSDP2 on several processes "
+                "(configs/accelerate/fsdp2.yaml); otherwise the teacher is 'replicated'"
+            )
         self.plan = args.plan
         self.teacher_round = 0
         self._set_teacher(teacher)
 
     def _set_teacher(self, teacher: PreTrainedModel) -> None:
         teacher.set_attn_implementation(self.args.attn_implementation)
-        nn.Module.to(teacher, self.args.device)
-        self.teacher: Any = teacher.eval().requires_grad_(False)
+        sharded = self.args.teacher_sharding == "sharded"
+        self.teacher: Any = self.placed_teacher(teacher, sharded=sharded)
 
     @property
     def round(self) -> Round:
@@ -138,7 +153,7 @@ class SDTTTrainer(StreamTrainer):
     def loss_sum(self, model: nn.Module, x: Tensor, places: list[int]) -> Tensor:
         """The divergence summed over the masked positions."""
         self._follow_rounds()
-        teacher = self.teacher
+        teacher = Asked(self.teacher)
         noise = self.noise(places, x.shape[1])
         z = mask(x, noise.masked(self.schedule).to(x.device), teacher.mask_token_id)
         rows = (z == teacher.mask_token_id).flatten().nonzero().squeeze(-1)
@@ -148,6 +163,8 @@ class SDTTTrainer(StreamTrainer):
                 target = rollout(teacher, z, noise.u, noise.v, times, self.schedule).hidden
         else:
             target = teacher.head.weight[:0]
+        with self.accelerator.autocast():
+            teacher.make_up(self.args.teacher_steps)
 
         def objective(hidden: Tensor, head: Any) -> Tensor:
             return tiled_divergence(
@@ -168,14 +185,14 @@ class SDTTTrainer(StreamTrainer):
         now = self.round.index
         if now == self.teacher_round:
             return
-        student = self.accelerator.unwrap_model(self.model)
-        if self.args.teacher_from == "ema" and self.ema is not None:
-            self._set_teacher(self.ema.averaged(student))
-        else:
-            self._set_teacher(copy.deepcopy(student))
+        average = self.ema if self.args.teacher_from == "ema" else None
+        self._set_teacher(self._next_teacher(average and average.shadow))
         if self.args.reset_optimizer and self.optimizer is not None:
             self.optimizer.state.clear()
         self.teacher_round = now
+
+    def _next_teacher(self, weights: Mapping[str, Tensor] | None = None) -> Any:
+        return self.successor(weights, sharded=self.args.teacher_sharding == "sharded")
 
     def after_update(self) -> None:
         """EMA; and the student of a round that is done."""
@@ -194,8 +211,9 @@ class SDTTTrainer(StreamTrainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self.args.should_save:
-            safetensors.torch.save_model(self.teacher, str(Path(output_dir) / TEACHER))
+        teacher = self.whole(self.teacher)
+        if teacher is not None:
+            safetensors.torch.save_model(teacher, str(Path(output_dir) / TEACHER))
             record = json.dumps({"round": self.teacher_round})
             (Path(output_dir) / TEACHER_ROUND).write_text(record, encoding="utf-8")
 
@@ -206,8 +224,8 @@ class SDTTTrainer(StreamTrainer):
         record = (Path(checkpoint) / TEACHER_ROUND).read_text(encoding="utf-8")
         self.teacher_round = json.loads(record)["round"]
         if self.teacher_round > 0:  # from then on the teacher has the student's shape
-            self._set_teacher(copy.deepcopy(self.accelerator.unwrap_model(self.model)))
-        safetensors.torch.load_model(self.teacher, str(Path(checkpoint) / TEACHER))
+            self._set_teacher(self._next_teacher())
+        fill(self.teacher, safetensors.torch.load_file(Path(checkpoint) / TEACHER))
 
 
 def set_dropout(model: nn.Module, chance: float) -> None:

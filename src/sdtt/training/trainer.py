@@ -15,7 +15,6 @@ from torch.utils.data import SequentialSampler
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -25,6 +24,15 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from sdtt.diffusion.noise import SCHEDULES
 from sdtt.training.ema import Ema
+from sdtt.training.parallel import ParallelTrainer
+from sdtt.training.processes import (
+    accumulation_steps,
+    check_batch,
+    check_loader,
+    name_dropout,
+    write_batch,
+)
+from sdtt.training.sharding import placed_like, whole_tensors
 from sdtt.training.state import (
     EMA,
     MANIFEST,
@@ -49,6 +57,10 @@ class StreamConfig(TrainingArguments):
     )
     gradient_accumulation_steps: int = field(
         default=1, metadata={"help": "micro-batches summed into one update; changes no result"}
+    )
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "texts of an update over all processes; the accumulation follows"},
     )
     learning_rate: float = field(default=6e-5, metadata={"help": "AdamW's, after the warm-up"})
     warmup_steps: float = field(
@@ -94,7 +106,7 @@ class StreamConfig(TrainingArguments):
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
 
 
-class StreamTrainer(Trainer, ABC):
+class StreamTrainer(ParallelTrainer, ABC):
     """A Trainer whose every random number is named, and whose checkpoints are whole or ignored.
 
     A subclass gives ``smallest_time``, ``items`` and ``loss_sum``. The loss of an update is
@@ -108,7 +120,8 @@ class StreamTrainer(Trainer, ABC):
         **kwargs: As transformers' Trainer takes them.
 
     Raises:
-        ValueError: If the tokenizer's vocabulary is not the model's.
+        ValueError: If the tokenizer's vocabulary is not the model's, or the texts of an update
+            cannot be shared evenly by the processes.
     """
 
     smallest_time = 0.0
@@ -131,6 +144,13 @@ class StreamTrainer(Trainer, ABC):
         args.average_tokens_across_devices = True
         args.dataloader_pin_memory &= args.device.type != "cpu"  # pinning needs an accelerator
         model.set_attn_implementation(args.attn_implementation)
+        check_loader(args.accelerator_config)
+        args.gradient_accumulation_steps = accumulation_steps(
+            args.global_batch_size,
+            processes=args.world_size,
+            per_device=args.per_device_train_batch_size,
+            given=args.gradient_accumulation_steps,
+        )
         batch = (
             args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
         )
@@ -198,6 +218,7 @@ class StreamTrainer(Trainer, ABC):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """``loss_sum`` over the items of the whole update; processes are averaged, hence times."""
+        name_dropout(self.args.seed, inputs["place"][0])
         total = self.loss_sum(model, inputs["input_ids"], inputs["place"])
         if num_items_in_batch is None:
             num_items_in_batch = self.items(inputs["input_ids"], inputs["place"])
@@ -258,27 +279,37 @@ class StreamTrainer(Trainer, ABC):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self.ema is not None and self.args.should_save:
-            safetensors.torch.save_file(self.ema.shadow, Path(output_dir) / EMA)
+        if self.args.should_save:
+            write_batch(Path(output_dir), self.stream.batch)
+        if self.ema is not None:
+            shadow = whole_tensors(self.ema.shadow, keep=self.args.should_save)
+            if self.args.should_save:
+                safetensors.torch.save_file(shadow, Path(output_dir) / EMA)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            check_batch(Path(checkpoint), self.stream.batch)
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and self.ema is not None:
             saved = safetensors.torch.load_file(Path(checkpoint) / EMA)
             self.ema.shadow = {
-                name: saved[name].to(shadow.device) for name, shadow in self.ema.shadow.items()
+                name: placed_like(saved[name], shadow) for name, shadow in self.ema.shadow.items()
             }
 
     def save_to(self, folder: Path) -> None:
-        """Saves the model and its tokenizer, and their EMA under ``ema/``; other files stay."""
-        if not self.args.should_save:
+        """Saves the model and its tokenizer, and their EMA under ``ema/``; other files stay.
+
+        All processes must call it; one writes.
+        """
+        model = self.whole_model()
+        averaged = None if self.ema is None else self.whole_model(self.ema.shadow)
+        if model is None:
             return
-        model = self.accelerator.unwrap_model(self.model)
 
         def save(path: Path) -> None:
             models = {path: model}
-            if self.ema is not None:
-                models[path / "ema"] = self.ema.averaged(model)
+            if averaged is not None:
+                models[path / "ema"] = averaged
             for place, each in models.items():
                 each.save_pretrained(place)
                 if self.processing_class is not None:

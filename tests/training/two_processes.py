@@ -1,0 +1,287 @@
+"""Two processes joined by gloo on the loopback, in which all jobs of a list are run.
+
+    python two_processes.py CONFTEST FOLDER JOB...
+
+It imports once and forks. Each job leaves its files in FOLDER/JOB, and what it returns in
+rank-0.pt and rank-1.pt there.
+"""
+
+import functools
+import os
+import runpy
+import socket
+import sys
+import traceback
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from torch.distributed.tensor import DTensor
+
+EXACT = {"rounds": 2, "steps_per_round": 3, "save_steps": 2.0, "save_total_limit": 9}
+EXACT |= {"loss_dtype": "float64", "student_dropout": 0.1, "learning_rate": 1e-2}
+"""Two rounds of three updates of eight texts, in float64, with all that a run may have."""
+
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+}
+
+
+def student(runs, **shape):
+    return runs.masked_model(n_blocks=2, **shape).double()
+
+
+def distill(runs, output, micro, accumulation, model=None, resume=None, **settings):
+    """A run of the exact kind; its trainer, when it is done."""
+    trainer = runs.distiller(
+        output,
+        student(runs) if model is None else model,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=accumulation,
+        **EXACT | settings,
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def whole(model):
+    """The weights that this process sees of a model, in one piece."""
+    return {
+        name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().clone()
+        for name, value in model.state_dict().items()
+    }
+
+
+def seen(trainer):
+    """What a process has at the end."""
+    return {
+        "model": whole(trainer.accelerator.unwrap_model(trainer.model)),
+        "teacher": whole(trainer.teacher),
+        "sharded": sorted(
+            name
+            for name, value in trainer.model.named_parameters()
+            if isinstance(value, DTensor) and value.to_local().numel() < value.numel()
+        ),
+        "sharded_teacher": sorted(
+            name for name, value in trainer.teacher.named_parameters() if isinstance(value, DTensor)
+        ),
+    }
+
+
+JOBS = {}
+
+
+def job(function):
+    """Makes a function of (helpers, folder) known by its name."""
+    JOBS[function.__name__] = function
+    return function
+
+
+def under_fsdp(function):
+    """As ``accelerate launch`` would have set it."""
+
+    @functools.wraps(function)
+    def run(runs, folder):
+        os.environ |= FSDP
+        try:
+            return function(runs, folder)
+        finally:
+            for name in FSDP:
+                del os.environ[name]
+
+    return run
+
+
+@job
+def ddp(runs, folder):
+    return seen(distill(runs, folder, 2, 2))
+
+
+@job
+def ddp_resumed(runs, folder):
+    """The folder holds checkpoint-2 of a single process."""
+    return seen(distill(runs, folder, 2, 2, resume=True))
+
+
+@job
+def ddp_empty(runs, folder):
+    """Texts of one token: most micro-batches of a process have nothing masked."""
+    settings = {"data": runs.texts(length=1), "student_dropout": 0.0, "save_steps": 99.0}
+    return seen(distill(runs, folder, 1, 2, **settings))
+
+
+@job
+def ddp_causal(runs, folder):
+    from sdtt.training.pretrain import CausalTrainer
+
+    settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    trainer = runs.pretrainer(
+        CausalTrainer, folder, runs.causal_model().double(), loss_dtype="float64", **settings
+    )
+    trainer.train()
+    return whole(trainer.accelerator.unwrap_model(trainer.model))
+
+
+@job
+def ddp_bf16(runs, folder):
+    settings = {"loss_dtype": "float32", "bf16": True, "student_dropout": 0.0}
+    return seen(distill(runs, folder, 2, 2, runs.masked_model(n_blocks=2), **settings))
+
+
+@job
+def step(runs, folder):
+    """One update by hand: the loss module sharded by ``shard``, no Trainer."""
+    from sdtt.training.sharding import shard
+
+    del folder
+    rank = torch.distributed.get_rank()
+    model = shard(student(runs))
+    names = {name: type(value).__name__ for name, value in model.named_parameters()}
+    inside = {}
+    loss = hand_loss(runs, model, slice(4 * rank, 4 * rank + 4), inside)
+    (2 * loss).backward()  # processes are averaged
+    gradients = {name: value.grad for name, value in model.named_parameters()}
+    total = loss.detach().clone()
+    torch.distributed.all_reduce(total)
+    return {
+        "loss": total,
+        "types": set(names.values()),
+        "head inside": inside["head"],
+        "gradients": {name: value.full_tensor() for name, value in gradients.items()},
+    }
+
+
+def hand_loss(runs, model, own, inside):
+    """The reverse KL of some of eight texts to a fixed teacher, over the 36 masked positions."""
+    from sdtt.diffusion.divergence import DIVERGENCES
+
+    try:
+        from sdtt.diffusion.tiled import tiled_divergence
+    except ImportError:
+        from sdtt.diffusion.divergence import tiled_divergence
+
+    teacher = runs.masked_model(1).double()
+    z = runs.texts(8).clone()
+    z[:, ::2] = 19
+    z[:4, 1] = 19
+    z = z[own]
+    rows = (z == 19).flatten().nonzero().squeeze(-1)
+    with torch.no_grad():
+        target = teacher.hidden(z, rows)
+
+    def objective(hidden, head):
+        inside["head"] = type(head.weight).__name__
+        return tiled_divergence(
+            hidden, head, target, teacher.head, DIVERGENCES["reverse_kl"],
+            excluded_ids=(19,), dtype=torch.float64,
+        )  # fmt: skip
+
+    return model(input_ids=z, rows=rows, objective=objective).loss / 36
+
+
+@job
+@under_fsdp
+def fsdp(runs, folder):
+    return seen(distill(runs, folder, 2, 2))
+
+
+@job
+@under_fsdp
+def fsdp_sharded_teacher(runs, folder):
+    settings = {"teacher_sharding": "sharded", "teacher_from": "ema"}
+    return seen(distill(runs, folder, 2, 2, **settings))
+
+
+@job
+@under_fsdp
+def fsdp_resumed(runs, folder):
+    """The folder holds checkpoint-4, of the second round, of a single process."""
+    return seen(distill(runs, folder, 2, 2, resume=True, teacher_sharding="sharded"))
+
+
+@job
+@under_fsdp
+def fsdp_published(runs, folder):
+    """Conditioning as in published models, whose sharded norms and maps are the root's."""
+    model = student(runs, cond_dim=4, conditioning="constant")
+    return seen(distill(runs, folder, 2, 2, model, teacher_sharding="sharded"))
+
+
+@job
+@under_fsdp
+def fsdp_tied(runs, folder):
+    return seen(distill(runs, folder, 2, 2, student(runs, tie_word_embeddings=True)))
+
+
+@job
+@under_fsdp
+def fsdp_empty(runs, folder):
+    settings = {"data": runs.texts(length=1), "student_dropout": 0.0, "save_steps": 99.0}
+    return seen(distill(runs, folder, 1, 2, teacher_sharding="sharded", **settings))
+
+
+@job
+@under_fsdp
+def fsdp_bf16(runs, folder):
+    settings = {"loss_dtype": "float32", "bf16": True, "student_dropout": 0.0}
+    settings |= {"teacher_sharding": "sharded"}
+    return seen(distill(runs, folder, 2, 2, runs.masked_model(n_blocks=2), **settings))
+
+
+@job
+def refused(runs, folder):
+    """What is said to settings that cannot be."""
+    words = []
+    for environment, settings in (
+        ({}, {"teacher_sharding": "sharded"}),
+        ({}, {"global_batch_size": 1}),
+        ({}, {"global_batch_size": 12, "per_device_train_batch_size": 4}),
+        (FSDP | {"FSDP_VERSION": "1"}, {}),
+        (FSDP | {"FSDP_OFFLOAD_PARAMS": "true"}, {}),
+        (FSDP | {"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}, {}),
+        (FSDP | {"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, {}),
+        (FSDP | {"FSDP_ACTIVATION_CHECKPOINTING": "true"}, {}),
+    ):
+        os.environ |= environment
+        try:
+            runs.distiller(folder, **settings)
+            words.append("nothing")
+        except ValueError as error:
+            words.append(str(error))
+        for name in environment:
+            del os.environ[name]
+    return words
+
+
+def main(conftest, folder, *names):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    child = os.fork()
+    rank = 1 if child == 0 else 0
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    runs = SimpleNamespace(**runpy.run_path(conftest))
+    status = 0
+    for name in names:
+        output = Path(folder) / name
+        output.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.save(JOBS[name](runs, output), output / f"rank-{rank}.pt")
+        except BaseException:
+            (output / f"rank-{rank}.error").write_text(traceback.format_exc())
+            status = 1
+            break
+        torch.distributed.barrier()
+    if rank == 0:
+        status |= os.waitpid(child, 0)[1]
+    os._exit(min(status, 1))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
