@@ -4,6 +4,7 @@ Everything is in float64 but the average, which is kept in float32: what differs
 which gradients are added.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -58,24 +59,19 @@ def two():
 def alone(runs, two, tmp_path_factory):
     """The runs of one process, by name, each made once."""
     made = {}
-    empty = {"data": runs.texts(length=1), "student_dropout": 0.0}
     kinds = {
-        "plain": (2, 4, lambda: None, {}),
-        "average": (2, 4, lambda: None, {"teacher_from": "ema"}),
-        "published": (2, 4, lambda: two.student(runs, cond_dim=4, conditioning="constant"), {}),
-        "tied": (2, 4, lambda: two.student(runs, tie_word_embeddings=True), {}),
-        "empty": (1, 4, lambda: None, empty | {"save_steps": 99.0}),
-        "bf16": (
-            *(2, 4, lambda: runs.masked_model(n_blocks=2)),
-            {"loss_dtype": "float32", "bf16": True, "student_dropout": 0.0},
-        ),
+        "plain": {},
+        "average": {"teacher_from": "ema"},
+        "published": {"model": two.student(runs, cond_dim=4, conditioning="constant")},
+        "tied": {"model": two.student(runs, tie_word_embeddings=True)},
+        "empty": two.EMPTY | {"data": runs.texts(length=1)},
+        "bf16": two.BF16 | {"model": runs.masked_model(n_blocks=2)},
     }
 
     def of(name):
         if name not in made:
-            micro, accumulation, model, settings = kinds[name]
             folder = tmp_path_factory.mktemp(name)
-            trainer = two.distill(runs, folder, micro, accumulation, model(), **settings)
+            trainer = two.distill(runs, folder, **kinds[name])
             made[name] = SimpleNamespace(folder=folder, **two.seen(trainer))
         return made[name]
 
@@ -91,27 +87,27 @@ def copy_until(source, target, update):
     shutil.rmtree(target / "students", ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
-def pair(alone, tmp_path_factory):
-    """What two processes made of every job."""
-    folder = tmp_path_factory.mktemp("pair")
-    copy_until(alone("plain").folder, folder / "ddp_resumed", 2)
-    copy_until(alone("plain").folder, folder / "fsdp_resumed", 4)
-    command = [sys.executable, str(HERE / "two_processes.py"), str(HERE / "conftest.py")]
+def start(folder, processes, device, jobs):
+    """Runs jobs in several processes; what they say. After ``SECONDS`` all are killed."""
+    words = [str(HERE / "two_processes.py"), str(HERE / "conftest.py"), str(folder)]
     process = subprocess.Popen(
-        [*command, str(folder), *JOBS],
+        [sys.executable, *words, str(processes), device, *jobs],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
     try:
-        output = process.communicate(timeout=SECONDS)[0].decode()
+        return process.communicate(timeout=SECONDS)[0].decode()
     except subprocess.TimeoutExpired:
-        output = f"still at it after {SECONDS} seconds"
+        return f"still at it after {SECONDS} seconds"
     finally:
-        if process.poll() is None or process.returncode:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def results(folder, output):
+    """What a process made of a job."""
 
     def of(job, rank=0):
         for each in sorted((folder / job).glob("*.error")):
@@ -122,6 +118,26 @@ def pair(alone, tmp_path_factory):
         return torch.load(file, weights_only=False)
 
     return SimpleNamespace(of=of, folder=folder)
+
+
+@pytest.fixture(scope="module")
+def pair(alone, tmp_path_factory, request):
+    """What two processes made of the jobs that the chosen tests name."""
+    chosen = [
+        i for i in request.session.items if i.path == request.path and "gpu" not in i.keywords
+    ]
+    named = {
+        value
+        for item in chosen
+        if hasattr(item, "callspec")
+        for value in item.callspec.params.values()
+    }
+    jobs = [job for job in JOBS if job in named]
+    folder = tmp_path_factory.mktemp("pair")
+    for job, update in (("ddp_resumed", 2), ("fsdp_resumed", 4)):
+        if job in jobs:
+            copy_until(alone("plain").folder, folder / job, update)
+    return results(folder, start(folder, 2, "cpu", jobs))
 
 
 def farthest(one, other):
@@ -180,27 +196,29 @@ def test_each_round_leaves_one_student_and_its_average_that_load(pair, alone, jo
 def test_one_process_goes_on_with_the_run_of_two(pair, alone, runs, two, tmp_path, job):
     pair.of(job)
     copy_until(pair.folder / job, tmp_path / "run", 4)
-    trainer = two.distill(runs, tmp_path / "run", 2, 4, resume=True)
+    trainer = two.distill(runs, tmp_path / "run", resume=True)
     assert farthest(two.whole(trainer.model), alone("plain").model) < FLOAT64
     expected = [loss for _, loss in losses(alone("plain").folder)]
     assert [loss for _, loss in losses(tmp_path / "run")] == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_run_is_not_gone_on_with_in_updates_of_another_size(pair, runs, two, tmp_path):
-    pair.of("ddp")
-    copy_until(pair.folder / "ddp", tmp_path / "run", 4)
+def test_a_run_is_not_gone_on_with_in_updates_of_another_size(alone, runs, two, tmp_path):
+    copy_until(alone("plain").folder, tmp_path / "run", 4)
     with pytest.raises(ValueError, match=r"has 8 texts, .* make it 4 .*; set global_batch_size=8"):
-        two.distill(runs, tmp_path / "run", 2, 2, resume=True)
+        two.distill(runs, tmp_path / "run", texts=4, resume=True)
 
 
-def test_most_micro_batches_of_the_run_without_masks_are_empty_in_one_process_only(runs, two):
-    trainer = runs.distiller(Path("unused"), **two.EXACT, data=runs.texts(length=1))
+def test_most_micro_batches_of_the_run_without_masks_are_empty_in_one_process_only(
+    runs, two, tmp_path
+):
+    trainer = runs.distiller(tmp_path, **two.EXACT, data=runs.texts(length=1))
     shares = [trainer.items(torch.zeros(1, 1), [place]) for place in range(24)]
     pairs = list(zip(shares[::2], shares[1::2], strict=True))
     assert {(0, 1), (1, 0)} <= set(pairs)
 
 
-def test_two_processes_train_a_causal_model_as_one_does(pair, runs, tmp_path):
+@pytest.mark.parametrize("job", ["ddp_causal"])
+def test_two_processes_train_a_causal_model_as_one_does(pair, runs, tmp_path, job):
     from sdtt.training.pretrain import CausalTrainer
 
     settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
@@ -208,26 +226,29 @@ def test_two_processes_train_a_causal_model_as_one_does(pair, runs, tmp_path):
         CausalTrainer, tmp_path, runs.causal_model().double(), loss_dtype="float64", **settings
     )
     trainer.train()
-    assert farthest(pair.of("ddp_causal"), dict(trainer.model.state_dict())) < FLOAT64
+    assert farthest(pair.of(job), dict(trainer.model.state_dict())) < FLOAT64
 
 
 # What lies in parts
 
 
-def test_all_parameters_of_a_sharded_student_are_split(pair, alone):
-    assert pair.of("fsdp")["sharded"] == sorted(alone("plain").model)
-    assert pair.of("ddp")["sharded"] == []
+@pytest.mark.parametrize(("job", "whole"), [("fsdp", "ddp")])
+def test_all_parameters_of_a_sharded_student_are_split(pair, alone, job, whole):
+    assert pair.of(job)["sharded"] == sorted(alone("plain").model)
+    assert pair.of(whole)["sharded"] == []
 
 
-def test_a_sharded_teacher_keeps_only_its_root_whole(pair):
-    kept = pair.of("fsdp_sharded_teacher")["sharded_teacher"]
-    assert kept
-    assert all(".blocks." in name for name in kept)
-    assert pair.of("fsdp")["sharded_teacher"] == []
+@pytest.mark.parametrize(("job", "whole"), [("fsdp_sharded_teacher", "fsdp")])
+def test_a_sharded_teacher_keeps_only_its_root_whole(pair, job, whole):
+    parts = pair.of(job)["sharded_teacher"]
+    assert parts
+    assert all(".blocks." in name for name in parts)
+    assert pair.of(whole)["sharded_teacher"] == []
 
 
-def test_the_gradient_of_a_sharded_loss_module_is_that_of_a_plain_one(pair, runs, two):
-    found, model = pair.of("step"), two.student(runs)
+@pytest.mark.parametrize("job", ["step"])
+def test_the_gradient_of_a_sharded_loss_module_is_that_of_a_plain_one(pair, runs, two, job):
+    found, model = pair.of(job), two.student(runs)
     loss = two.hand_loss(runs, model, slice(None), inside := {})
     loss.backward()
     assert found["types"] == {"DTensor"}
@@ -252,8 +273,9 @@ def test_two_processes_in_bfloat16_stay_as_close_to_one_as_its_rounding(pair, al
 # What cannot be
 
 
-def test_what_cannot_be_shared_is_refused_in_one_line(pair):
-    words = pair.of("refused")
+@pytest.mark.parametrize("job", ["refused"])
+def test_what_cannot_be_shared_is_refused_in_one_line(pair, job):
+    words = pair.of(job)
     expected = [
         "teacher_sharding='sharded' needs FSDP2 on several processes",
         "global_batch_size=1 is less than one text for each of 2 processes; raise it to",
@@ -268,3 +290,17 @@ def test_what_cannot_be_shared_is_refused_in_one_line(pair):
     for found, due in zip(words, expected, strict=True):
         assert due in found
         assert "\n" not in found
+
+
+# On GPUs
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("job", ["ddp", "fsdp", "fsdp_sharded_teacher", "fsdp_tied", "fsdp_empty"])
+def test_as_many_processes_as_there_are_gpus_have_the_weights_of_one_cpu(alone, tmp_path, job):
+    processes = min(torch.cuda.device_count(), 4)
+    processes -= processes == 3
+    found = results(tmp_path, start(tmp_path, processes, "cuda", [job])).of(job)
+    assert farthest(found["model"], alone(TWIN[job]).model) < FLOAT64
+    if job.startswith("fsdp"):
+        assert found["sharded"] == sorted(found["model"])

@@ -1,9 +1,9 @@
-"""Two processes joined by gloo on the loopback, in which all jobs of a list are run.
+"""Processes joined on the loopback, in which all jobs of a list are run.
 
-    python two_processes.py CONFTEST FOLDER JOB...
+    python two_processes.py CONFTEST FOLDER PROCESSES DEVICE JOB...
 
 It imports once and forks. Each job leaves its files in FOLDER/JOB, and what it returns in
-rank-0.pt and rank-1.pt there.
+rank-0.pt, rank-1.pt, ... there.
 """
 
 import functools
@@ -12,6 +12,7 @@ import runpy
 import socket
 import sys
 import traceback
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,11 @@ from torch.distributed.tensor import DTensor
 EXACT = {"rounds": 2, "steps_per_round": 3, "save_steps": 2.0, "save_total_limit": 9}
 EXACT |= {"loss_dtype": "float64", "student_dropout": 0.1, "learning_rate": 1e-2}
 """Two rounds of three updates of eight texts, in float64, with all that a run may have."""
+
+EMPTY = {"micro": 1, "texts": 4, "student_dropout": 0.0, "save_steps": 99.0}
+"""For texts of one token: most micro-batches of a process have nothing masked."""
+
+BF16 = {"loss_dtype": "float32", "bf16": True, "student_dropout": 0.0}
 
 FSDP = {
     "ACCELERATE_USE_FSDP": "true",
@@ -33,13 +39,13 @@ def student(runs, **shape):
     return runs.masked_model(n_blocks=2, **shape).double()
 
 
-def distill(runs, output, micro, accumulation, model=None, resume=None, **settings):
+def distill(runs, output, model=None, resume=None, micro=2, texts=8, **settings):
     """A run of the exact kind; its trainer, when it is done."""
     trainer = runs.distiller(
         output,
         student(runs) if model is None else model,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=accumulation,
+        global_batch_size=texts,
         **EXACT | settings,
     )
     trainer.train(resume_from_checkpoint=resume)
@@ -54,20 +60,19 @@ def whole(model):
     }
 
 
+def on_cpu(tensors):
+    return {name: value.cpu() for name, value in tensors.items()}
+
+
 def seen(trainer):
     """What a process has at the end."""
-    return {
-        "model": whole(trainer.accelerator.unwrap_model(trainer.model)),
-        "teacher": whole(trainer.teacher),
-        "sharded": sorted(
-            name
-            for name, value in trainer.model.named_parameters()
-            if isinstance(value, DTensor) and value.to_local().numel() < value.numel()
-        ),
-        "sharded_teacher": sorted(
-            name for name, value in trainer.teacher.named_parameters() if isinstance(value, DTensor)
-        ),
+    student = trainer.accelerator.unwrap_model(trainer.model)
+    parts = {
+        name: sorted(key for key, value in model.named_parameters() if isinstance(value, DTensor))
+        for name, model in {"sharded": student, "sharded_teacher": trainer.teacher}.items()
     }
+    models = {"model": student, "teacher": trainer.teacher}  # read last: reading takes apart
+    return parts | {name: on_cpu(whole(model)) for name, model in models.items()}
 
 
 JOBS = {}
@@ -96,20 +101,18 @@ def under_fsdp(function):
 
 @job
 def ddp(runs, folder):
-    return seen(distill(runs, folder, 2, 2))
+    return seen(distill(runs, folder))
 
 
 @job
 def ddp_resumed(runs, folder):
     """The folder holds checkpoint-2 of a single process."""
-    return seen(distill(runs, folder, 2, 2, resume=True))
+    return seen(distill(runs, folder, resume=True))
 
 
 @job
 def ddp_empty(runs, folder):
-    """Texts of one token: most micro-batches of a process have nothing masked."""
-    settings = {"data": runs.texts(length=1), "student_dropout": 0.0, "save_steps": 99.0}
-    return seen(distill(runs, folder, 1, 2, **settings))
+    return seen(distill(runs, folder, data=runs.texts(length=1), **EMPTY))
 
 
 @job
@@ -126,8 +129,7 @@ def ddp_causal(runs, folder):
 
 @job
 def ddp_bf16(runs, folder):
-    settings = {"loss_dtype": "float32", "bf16": True, "student_dropout": 0.0}
-    return seen(distill(runs, folder, 2, 2, runs.masked_model(n_blocks=2), **settings))
+    return seen(distill(runs, folder, runs.masked_model(n_blocks=2), **BF16))
 
 
 @job
@@ -184,21 +186,21 @@ def hand_loss(runs, model, own, inside):
 @job
 @under_fsdp
 def fsdp(runs, folder):
-    return seen(distill(runs, folder, 2, 2))
+    return seen(distill(runs, folder))
 
 
 @job
 @under_fsdp
 def fsdp_sharded_teacher(runs, folder):
     settings = {"teacher_sharding": "sharded", "teacher_from": "ema"}
-    return seen(distill(runs, folder, 2, 2, **settings))
+    return seen(distill(runs, folder, **settings))
 
 
 @job
 @under_fsdp
 def fsdp_resumed(runs, folder):
     """The folder holds checkpoint-4, of the second round, of a single process."""
-    return seen(distill(runs, folder, 2, 2, resume=True, teacher_sharding="sharded"))
+    return seen(distill(runs, folder, resume=True, teacher_sharding="sharded"))
 
 
 @job
@@ -206,28 +208,27 @@ def fsdp_resumed(runs, folder):
 def fsdp_published(runs, folder):
     """Conditioning as in published models, whose sharded norms and maps are the root's."""
     model = student(runs, cond_dim=4, conditioning="constant")
-    return seen(distill(runs, folder, 2, 2, model, teacher_sharding="sharded"))
+    return seen(distill(runs, folder, model, teacher_sharding="sharded"))
 
 
 @job
 @under_fsdp
 def fsdp_tied(runs, folder):
-    return seen(distill(runs, folder, 2, 2, student(runs, tie_word_embeddings=True)))
+    return seen(distill(runs, folder, student(runs, tie_word_embeddings=True)))
 
 
 @job
 @under_fsdp
 def fsdp_empty(runs, folder):
-    settings = {"data": runs.texts(length=1), "student_dropout": 0.0, "save_steps": 99.0}
-    return seen(distill(runs, folder, 1, 2, teacher_sharding="sharded", **settings))
+    settings = EMPTY | {"teacher_sharding": "sharded"}
+    return seen(distill(runs, folder, data=runs.texts(length=1), **settings))
 
 
 @job
 @under_fsdp
 def fsdp_bf16(runs, folder):
-    settings = {"loss_dtype": "float32", "bf16": True, "student_dropout": 0.0}
-    settings |= {"teacher_sharding": "sharded"}
-    return seen(distill(runs, folder, 2, 2, runs.masked_model(n_blocks=2), **settings))
+    settings = BF16 | {"teacher_sharding": "sharded"}
+    return seen(distill(runs, folder, runs.masked_model(n_blocks=2), **settings))
 
 
 @job
@@ -255,17 +256,30 @@ def refused(runs, folder):
     return words
 
 
-def main(conftest, folder, *names):
+def main(conftest, folder, processes, device, *names):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    child = os.fork()
-    rank = 1 if child == 0 else 0
+    rank, children = 0, []
+    for number in range(1, int(processes)):
+        child = os.fork()
+        if child == 0:
+            rank, children = number, []
+            break
+        children.append(child)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    if device == "cuda":
+        torch.cuda.set_device(rank)
+        EXACT["use_cpu"] = False
+    torch.distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
+        rank=rank,
+        world_size=int(processes),
+        timeout=timedelta(seconds=60),
+    )
     runs = SimpleNamespace(**runpy.run_path(conftest))
     status = 0
     for name in names:
@@ -273,12 +287,12 @@ def main(conftest, folder, *names):
         output.mkdir(parents=True, exist_ok=True)
         try:
             torch.save(JOBS[name](runs, output), output / f"rank-{rank}.pt")
+            torch.distributed.barrier()
         except BaseException:
             (output / f"rank-{rank}.error").write_text(traceback.format_exc())
             status = 1
             break
-        torch.distributed.barrier()
-    if rank == 0:
+    for child in children:
         status |= os.waitpid(child, 0)[1]
     os._exit(min(status, 1))
 

@@ -68,8 +68,22 @@ def sharding_of(args: TrainingArguments, mixed_precision: str) -> Sharding | Non
         plugin = FullyShardedDataParallelPlugin()
     else:
         return None
-    if args.world_size == 1:
-        return None  # nothing to share
+    check_plugin(plugin)
+    if not torch.distributed.is_initialized():
+        return None  # one process, without a launcher
+    return Sharding(
+        mesh=init_device_mesh(args.device.type, (args.world_size,)),
+        reshard_blocks=bool(plugin.reshard_after_forward),
+        block_dtype=torch.bfloat16 if mixed_precision == "bf16" else None,
+    )
+
+
+def check_plugin(plugin: FullyShardedDataParallelPlugin) -> None:
+    """Refuses settings of accelerate that ``sharding.shard`` would not follow.
+
+    Raises:
+        ValueError: Naming the setting.
+    """
     refused = {
         "fsdp_version must be 2": plugin.fsdp_version != 2,
         "fsdp_offload_params must be false": _offloads(plugin),
@@ -86,11 +100,6 @@ def sharding_of(args: TrainingArguments, mixed_precision: str) -> Sharding | Non
     for words, wrong in refused.items():
         if wrong:
             raise ValueError(f"{words} (see configs/accelerate/fsdp2.yaml)")
-    return Sharding(
-        mesh=init_device_mesh(args.device.type, (args.world_size,)),
-        reshard_blocks=bool(plugin.reshard_after_forward),
-        block_dtype=torch.bfloat16 if mixed_precision == "bf16" else None,
-    )
 
 
 def _offloads(plugin: FullyShardedDataParallelPlugin) -> bool:

@@ -7,7 +7,8 @@ group of its own the head would be whole only while its own ``forward`` runs, wh
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -202,25 +203,20 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             local(own[name]).copy_(local(placed_like(value, own[name])))
 
 
-class _in_parts:
+@contextmanager
+def _in_parts(model: nn.Module) -> Iterator[None]:
     """While a sharded model's weights are read or written all of them are in parts.
 
     A root that was whole (a teacher's is) is gathered again afterwards.
     """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-    def __enter__(self) -> None:
-        self.was_whole = is_sharded(self.model) and not all(
-            isinstance(each, DTensor) for each in self.model.parameters()
-        )
-        if isinstance(self.model, FSDPModule):
-            self.model.reshard()
-
-    def __exit__(self, *_: object) -> None:
-        if self.was_whole and isinstance(self.model, FSDPModule):
-            self.model.unshard()
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    was_whole = not all(isinstance(each, DTensor) for each in model.parameters())
+    model.reshard()
+    yield
+    if was_whole:
+        model.unshard()
 
 
 def whole_optimizer_state(optimizer: Any, *, keep: bool) -> dict[str, Any]:
