@@ -133,8 +133,8 @@ MUTANTS = [
     Mutant(
         "the next teacher in parts is never the average",
         "training/sharding.py",
-        "own = wanted.get(name, tensor).detach()",
-        "own = tensor.detach()",
+        "wanted.get(name, part).detach().to(part.device, part.dtype, copy=True)",
+        "part.detach().clone()",
         (PARALLEL + "each_of_two_processes_ends_with_the_weights_of_one[0-fsdp_sharded_teacher]",),
     ),
     Mutant(

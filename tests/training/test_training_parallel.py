@@ -62,7 +62,7 @@ def alone(runs, two, tmp_path_factory):
     kinds = {
         "plain": {},
         "average": {"teacher_from": "ema"},
-        "published": {"model": two.student(runs, cond_dim=4, conditioning="constant")},
+        "published": {"model": two.published(runs)},
         "tied": {"model": two.student(runs, tie_word_embeddings=True)},
         "empty": two.EMPTY | {"data": runs.texts(length=1)},
         "bf16": two.BF16 | {"model": runs.masked_model(n_blocks=2)},

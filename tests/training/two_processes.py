@@ -26,7 +26,7 @@ EXACT |= {"loss_dtype": "float64", "student_dropout": 0.1, "learning_rate": 1e-2
 EMPTY = {"micro": 1, "texts": 4, "student_dropout": 0.0, "save_steps": 99.0}
 """For texts of one token: most micro-batches of a process have nothing masked."""
 
-BF16 = {"loss_dtype": "float32", "bf16": True, "student_dropout": 0.0}
+BF16 = {"loss_dtype": "float32", "bf16": True, "student_dropout": 0.0, "learning_rate": 1e-3}
 
 FSDP = {
     "ACCELERATE_USE_FSDP": "true",
@@ -37,6 +37,16 @@ FSDP = {
 
 def student(runs, **shape):
     return runs.masked_model(n_blocks=2, **shape).double()
+
+
+def published(runs):
+    """A student conditioned as published ones are, with nothing left at its initial zero."""
+    model = student(runs, cond_dim=4, conditioning="constant")
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for each in model.parameters():
+            each += 0.3 * torch.randn(each.shape, generator=generator, dtype=each.dtype)
+    return model
 
 
 def distill(runs, output, model=None, resume=None, micro=2, texts=8, **settings):
@@ -207,8 +217,7 @@ def fsdp_resumed(runs, folder):
 @under_fsdp
 def fsdp_published(runs, folder):
     """Conditioning as in published models, whose sharded norms and maps are the root's."""
-    model = student(runs, cond_dim=4, conditioning="constant")
-    return seen(distill(runs, folder, model, teacher_sharding="sharded"))
+    return seen(distill(runs, folder, published(runs), teacher_sharding="sharded"))
 
 
 @job

@@ -44,7 +44,7 @@ def shard(
 
     Args:
         model: Its blocks are the modules that ``_no_split_modules`` names. Parameters may lie on
-            the meta device and be given later, by ``load_state_dict(..., assign=True)``.
+            the meta device and be given later, before the first pass.
         mesh: Of the processes; all of them if None.
         reshard_blocks: Whether a block's whole weights are freed after its forward pass and
             gathered again for the backward pass. The root's stay from the one to the other.
@@ -134,20 +134,13 @@ def gathered(
     Returns:
         The copy, None if it was not wanted.
     """
-    wanted = weights or {}
-    whole: dict[int, Tensor] = {}
-    state: dict[str, Tensor] = {}
+    wanted, own = weights or {}, {}
     with _in_parts(model):
-        for name, tensor in model.state_dict(keep_vars=True).items():
-            if id(tensor) not in whole:  # tied weights are one tensor, and stay one
-                full = whole_tensor(wanted.get(name, tensor).detach())
-                whole[id(tensor)] = full.to(device, tensor.dtype) if keep else full.new_empty(0)
-            state[name] = whole[id(tensor)]
-    if not keep:
-        return None
-    result: Model = copy.deepcopy(model.__dict__[SKELETON])
-    result.load_state_dict(state, assign=True)
-    return result.to(device)
+        for name, part in model.named_parameters():
+            whole = whole_tensor(wanted.get(name, part).detach())
+            if keep:
+                own[name] = whole.to(device, part.dtype)
+    return _given(copy.deepcopy(model.__dict__[SKELETON]), own).to(device) if keep else None
 
 
 @torch.no_grad()
@@ -162,17 +155,25 @@ def sharded_copy(model: Model, weights: Mapping[str, Tensor] | None = None, **ho
         **how: As ``shard`` takes it.
     """
     wanted = weights or {}
-    parts: dict[int, Tensor] = {}
-    state: dict[str, Tensor] = {}
     with _in_parts(model):
-        for name, tensor in model.state_dict(keep_vars=True).items():
-            if id(tensor) not in parts:
-                own = wanted.get(name, tensor).detach()
-                parts[id(tensor)] = own.to(tensor.device, tensor.dtype, copy=True)
-            state[name] = parts[id(tensor)]
-    result: Model = shard(copy.deepcopy(model.__dict__[SKELETON]), **how)
-    result.load_state_dict(state, assign=True)
-    return result
+        own = {
+            name: wanted.get(name, part).detach().to(part.device, part.dtype, copy=True)
+            for name, part in model.named_parameters()
+        }
+    return _given(shard(copy.deepcopy(model.__dict__[SKELETON]), **how), own)
+
+
+def _given(model: Model, parameters: Mapping[str, Tensor]) -> Model:
+    """A hollow model that is given its parameters; those that are one tensor stay one."""
+    new = {
+        id(each): nn.Parameter(parameters[name], each.requires_grad)
+        for name, each in model.named_parameters()
+    }
+    for module in model.modules():
+        for name, each in module._parameters.items():
+            if each is not None:
+                module._parameters[name] = new[id(each)]
+    return model
 
 
 @torch.no_grad()
