@@ -241,6 +241,13 @@ def fsdp_bf16(runs, folder):
 
 
 @job
+@under_fsdp
+def fsdp_bf16_blocks(runs, folder):
+    settings = BF16 | {"teacher_sharding": "sharded", "gather_dtype": "bfloat16"}
+    return seen(distill(runs, folder, runs.masked_model(n_blocks=2), **settings))
+
+
+@job
 def refused(runs, folder):
     """What is said to settings that cannot be."""
     words = []

@@ -34,8 +34,9 @@ WITHHELD = frozenset(
 MAY_DIFFER = frozenset(
     {"logging_steps", "save_steps", "save_total_limit", "report_to", "batch_size"}
     | {"per_device_train_batch_size", "gradient_accumulation_steps", "global_batch_size"}
+    | {"fsdp", "fsdp_config", "teacher_sharding", "gather_dtype"}
 )
-"""Keys that a resumed run may change: they change no weight.
+"""Keys that a resumed run may change: they change no weight by more than rounding.
 
 Those of the batch may, because the checkpoint knows how many texts an update has.
 """

@@ -186,7 +186,7 @@ class SDTTTrainer(StreamTrainer):
         if now == self.teacher_round:
             return
         average = self.ema if self.args.teacher_from == "ema" else None
-        self._set_teacher(self._next_teacher(average and average.shadow))
+        self._set_teacher(self._next_teacher(None if average is None else average.shadow))
         if self.args.reset_optimizer and self.optimizer is not None:
             self.optimizer.state.clear()
         self.teacher_round = now

@@ -52,12 +52,11 @@ class Sharding:
         return dict(vars(self))
 
 
-def sharding_of(args: TrainingArguments, mixed_precision: str) -> Sharding | None:
+def sharding_of(args: TrainingArguments) -> Sharding | None:
     """The sharding that accelerate's config (``distributed_type: FSDP``) or ``fsdp`` asks for.
 
     Args:
-        args: The run's.
-        mixed_precision: Accelerate's: ``bf16`` gathers the blocks in it.
+        args: The run's; ``gather_dtype`` among them, where blocks are to be gathered in another.
 
     Raises:
         ValueError: If it asks for what ``sharding.shard`` does not do.
@@ -71,10 +70,11 @@ def sharding_of(args: TrainingArguments, mixed_precision: str) -> Sharding | Non
     check_plugin(plugin)
     if not torch.distributed.is_initialized():
         return None  # one process, without a launcher
+    in_bfloat16 = getattr(args, "gather_dtype", "float32") == "bfloat16"
     return Sharding(
         mesh=init_device_mesh(args.device.type, (args.world_size,)),
         reshard_blocks=bool(plugin.reshard_after_forward),
-        block_dtype=torch.bfloat16 if mixed_precision == "bf16" else None,
+        block_dtype=torch.bfloat16 if in_bfloat16 else None,
     )
 
 
@@ -144,7 +144,7 @@ class ParallelTrainer(Trainer):
         """As transformers does it, but for FSDP."""
         with _unseen_by_accelerate(self.args):
             super().create_accelerator_and_postprocess()
-        self.sharding = sharding_of(self.args, self.accelerator.mixed_precision)
+        self.sharding = sharding_of(self.args)
 
     def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
         if self.sharding is None:  # else it is moved in parts
@@ -161,7 +161,7 @@ class ParallelTrainer(Trainer):
 
     # ---------------------------------------------------------------- models in one piece
 
-    def whole_model(self, weights: Mapping[str, Tensor] | None = None) -> PreTrainedModel | None:
+    def whole_model(self, weights: Mapping[str, Tensor] | None = None) -> Any:
         """The trained model in one piece, in the processes that save; None in the others.
 
         All processes must ask.
@@ -222,6 +222,7 @@ class ParallelTrainer(Trainer):
             super()._save_optimizer_and_scheduler(output_dir)
             return
         state = whole_optimizer_state(self.optimizer, keep=self.args.should_save)
+        assert self.lr_scheduler is not None  # training has begun
         if self.args.should_save:
             torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
@@ -241,6 +242,7 @@ class ParallelTrainer(Trainer):
         folder = Path(checkpoint)
         state = torch.load(folder / OPTIMIZER_NAME, map_location="cpu", weights_only=True)
         fill_optimizer(self.optimizer, state)
+        assert self.lr_scheduler is not None  # training has begun
         scheduler = torch.load(folder / SCHEDULER_NAME, map_location="cpu", weights_only=True)
         self.lr_scheduler.load_state_dict(scheduler)
 

@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.torch
 import torch
@@ -80,6 +80,10 @@ class StreamConfig(TrainingArguments):
         default="sdpa",
         metadata={"help": "sdpa, or eager: written out, faster on a CPU at L <= 128"},
     )
+    gather_dtype: Literal["float32", "bfloat16"] = field(
+        default="float32",
+        metadata={"help": "FSDP2: blocks travel in it; bfloat16 (with bf16) rounds their norms"},
+    )
     bf16: bool = field(default=False, metadata={"help": "autocast the networks to bfloat16"})
     seed: int = field(default=0, metadata={"help": "of data order, noise and dropout"})
     logging_steps: float = field(default=50, metadata={"help": "updates between two records"})
@@ -102,6 +106,12 @@ class StreamConfig(TrainingArguments):
             raise ValueError(
                 f"loss_dtype must be float32, float64 or bfloat16, got {self.loss_dtype!r}"
             )
+        if self.gather_dtype not in ("float32", "bfloat16"):
+            raise ValueError(
+                f"gather_dtype must be 'float32' or 'bfloat16', got {self.gather_dtype!r}"
+            )
+        if self.gather_dtype == "bfloat16" and self.mixed_precision != "bf16":
+            raise ValueError("gather_dtype='bfloat16' needs bf16: products must be of its kind")
         if self.ema_decay and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
 
