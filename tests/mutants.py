@@ -125,10 +125,7 @@ MUTANTS = [
         "training/sharding.py",
         "full = whole_tensor(value) if torch.is_tensor(value) else value",
         "full = local(value) if torch.is_tensor(value) else value",
-        (
-            PARALLEL + "a_checkpoint_does_not_show_how_many_processes_wrote_it[fsdp]",
-            PARALLEL + "one_process_goes_on_with_the_run_of_two[fsdp]",
-        ),
+        (PARALLEL + "a_checkpoint_does_not_show_how_many_processes_wrote_it[fsdp]",),
     ),
     Mutant(
         "the next teacher in parts is never the average",

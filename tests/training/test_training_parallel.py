@@ -20,14 +20,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import sdtt
+
 HERE = Path(__file__).parent
+SOURCE = Path(sdtt.__file__).parents[1]
 SECONDS = 240
 """Until all jobs must be done; after that the processes are killed, not waited for."""
 
 FLOAT64, FLOAT32 = 1e-10, 1e-6
 
 JOBS = [
-    *("ddp", "ddp_resumed", "ddp_empty", "ddp_causal", "ddp_bf16"),
+    *("ddp", "ddp_resumed", "ddp_empty", "ddp_causal", "ddp_bf16", "fsdp_masked"),
     *("step", "fsdp", "fsdp_sharded_teacher", "fsdp_resumed", "fsdp_published", "fsdp_tied"),
     *("fsdp_empty", "fsdp_bf16", "fsdp_bf16_blocks", "refused"),
 ]
@@ -92,7 +95,7 @@ def start(folder, processes, device, jobs):
     words = [str(HERE / "two_processes.py"), str(HERE / "conftest.py"), str(folder)]
     process = subprocess.Popen(
         [sys.executable, *words, str(processes), device, *jobs],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SOURCE)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
@@ -217,16 +220,29 @@ def test_most_micro_batches_of_the_run_without_masks_are_empty_in_one_process_on
     assert {(0, 1), (1, 0)} <= set(pairs)
 
 
-@pytest.mark.parametrize("job", ["ddp_causal"])
-def test_two_processes_train_a_causal_model_as_one_does(pair, runs, tmp_path, job):
-    from sdtt.training.pretrain import CausalTrainer
+@pytest.mark.parametrize("job", ["ddp_causal", "fsdp_masked"])
+def test_two_processes_pretrain_as_one_does(pair, runs, two, tmp_path, job):
+    from sdtt.training.pretrain import CausalTrainer, MDLMTrainer
 
-    settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
-    trainer = runs.pretrainer(
-        CausalTrainer, tmp_path, runs.causal_model().double(), loss_dtype="float64", **settings
-    )
-    trainer.train()
-    assert farthest(pair.of(job), dict(trainer.model.state_dict())) < FLOAT64
+    kind, model = {
+        "ddp_causal": (CausalTrainer, runs.causal_model()),
+        "fsdp_masked": (MDLMTrainer, runs.masked_model(n_blocks=2)),
+    }[job]
+    due = two.pretrain(runs, tmp_path, kind, model)
+    assert farthest(pair.of(job), due) < FLOAT64
+    for file in ("model.safetensors", "ema/model.safetensors"):
+        mine, its = (load_file(folder / file) for folder in (pair.folder / job, tmp_path))
+        assert farthest(mine, its) < FLOAT32
+
+
+def test_without_a_launcher_nothing_is_shared_whatever_accelerate_was_told(
+    runs, two, tmp_path, monkeypatch
+):
+    for name, value in two.FSDP.items():
+        monkeypatch.setenv(name, value)
+    trainer = two.distill(runs, tmp_path, rounds=1, steps_per_round=1)
+    assert two.seen(trainer)["sharded"] == []
+    assert losses(tmp_path)
 
 
 # What lies in parts

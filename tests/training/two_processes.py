@@ -125,16 +125,28 @@ def ddp_empty(runs, folder):
     return seen(distill(runs, folder, data=runs.texts(length=1), **EMPTY))
 
 
+def pretrain(runs, output, kind, model):
+    """Six updates of eight texts; the weights after them."""
+    settings = {"per_device_train_batch_size": 2, "global_batch_size": 8, "ema_decay": 0.9}
+    trainer = runs.pretrainer(kind, output, model.double(), loss_dtype="float64", **settings)
+    trainer.train()
+    trainer.save_to(output)
+    return on_cpu(whole(trainer.accelerator.unwrap_model(trainer.model)))
+
+
 @job
 def ddp_causal(runs, folder):
     from sdtt.training.pretrain import CausalTrainer
 
-    settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
-    trainer = runs.pretrainer(
-        CausalTrainer, folder, runs.causal_model().double(), loss_dtype="float64", **settings
-    )
-    trainer.train()
-    return whole(trainer.accelerator.unwrap_model(trainer.model))
+    return pretrain(runs, folder, CausalTrainer, runs.causal_model())
+
+
+@job
+@under_fsdp
+def fsdp_masked(runs, folder):
+    from sdtt.training.pretrain import MDLMTrainer
+
+    return pretrain(runs, folder, MDLMTrainer, runs.masked_model(n_blocks=2))
 
 
 @job
@@ -216,8 +228,9 @@ def fsdp_resumed(runs, folder):
 @job
 @under_fsdp
 def fsdp_published(runs, folder):
-    """Conditioning as in published models, whose sharded norms and maps are the root's."""
-    return seen(distill(runs, folder, published(runs), teacher_sharding="sharded"))
+    """Conditioning as in published models; blocks are computed again in the backward pass."""
+    settings = {"teacher_sharding": "sharded", "gradient_checkpointing": True}
+    return seen(distill(runs, folder, published(runs), **settings))
 
 
 @job
@@ -294,7 +307,7 @@ def main(conftest, folder, processes, device, *names):
         "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
         rank=rank,
         world_size=int(processes),
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=30),
     )
     runs = SimpleNamespace(**runpy.run_path(conftest))
     status = 0

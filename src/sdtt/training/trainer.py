@@ -152,6 +152,8 @@ class StreamTrainer(ParallelTrainer, ABC):
         if args.n_gpu > 1:  # one device a process; more of them by torchrun or accelerate launch
             args._n_gpu = 1
         args.average_tokens_across_devices = True
+        if args.ddp_find_unused_parameters is None:  # there are none: each has a gradient, maybe 0
+            args.ddp_find_unused_parameters = False
         args.dataloader_pin_memory &= args.device.type != "cpu"  # pinning needs an accelerator
         model.set_attn_implementation(args.attn_implementation)
         check_loader(args.accelerator_config)
