@@ -9,6 +9,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+import transformers
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -136,12 +137,27 @@ class ParallelTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.sharding is not None:
+            # transformers' own switch for a model that places and reduces for itself: no DDP
+            if not hasattr(self, "is_distributed_loading_by_transformers"):
+                raise ValueError(
+                    f"FSDP2 needs a newer transformers than {transformers.__version__}; "
+                    "it is tested with 5.23"
+                )
             shard(self.model, **self.sharding.how)
-            # transformers' own name for a model that places and reduces for itself
             self.is_distributed_loading_by_transformers = True
 
     def create_accelerator_and_postprocess(self) -> None:
-        """As transformers does it, but for FSDP."""
+        """As transformers does it, but for FSDP.
+
+        Raises:
+            ValueError: If tensors or contexts are to be split as well.
+        """
+        asked = os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "false").lower() == "true"
+        if asked or getattr(self.args, "parallelism_config", None) is not None:
+            raise ValueError(
+                "parallelism_config cannot be set: processes share texts, and under FSDP2 weights; "
+                "no tensors, contexts or replicated groups"
+            )
         with _unseen_by_accelerate(self.args):
             super().create_accelerator_and_postprocess()
         self.sharding = sharding_of(self.args)
