@@ -128,6 +128,13 @@ MUTANTS = [
         (PARALLEL + "a_checkpoint_does_not_show_how_many_processes_wrote_it[fsdp]",),
     ),
     Mutant(
+        "a tensor made whole keeps the padding of its parts",
+        "training/sharding.py",
+        "return whole.clone() if whole.untyped_storage().nbytes() > whole.nbytes else whole",
+        "return whole",
+        (PARALLEL + "two_processes_have_the_losses_of_one[fsdp_published]",),
+    ),
+    Mutant(
         "the next teacher in parts is never the average",
         "training/sharding.py",
         "wanted.get(name, part).detach().to(part.device, part.dtype, copy=True)",

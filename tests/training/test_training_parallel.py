@@ -263,6 +263,12 @@ def test_a_sharded_teacher_keeps_only_its_root_whole(pair, job, whole):
 
 
 @pytest.mark.parametrize("job", ["step"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_each_of_two_processes_holds_half_of_the_numbers(pair, job, rank):
+    assert pair.of(job, rank)["share"] == 0.5
+
+
+@pytest.mark.parametrize("job", ["step"])
 def test_the_gradient_of_a_sharded_loss_module_is_that_of_a_plain_one(pair, runs, two, job):
     found, model = pair.of(job), two.student(runs)
     loss = two.hand_loss(runs, model, slice(None), inside := {})

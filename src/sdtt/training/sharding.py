@@ -89,7 +89,11 @@ def hollow(model: Model) -> Model:
 
 def whole_tensor(tensor: Tensor) -> Tensor:
     """A tensor in one piece; all processes must ask for it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    if not isinstance(tensor, DTensor):
+        return tensor
+    whole = tensor.full_tensor()
+    # parts that are not all alike are padded to be gathered: safetensors takes no view of that
+    return whole.clone() if whole.untyped_storage().nbytes() > whole.nbytes else whole
 
 
 def whole_tensors(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
