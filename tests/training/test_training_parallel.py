@@ -38,7 +38,7 @@ TWIN = {
     "ddp": "plain",
     "ddp_resumed": "plain",
     "fsdp": "plain",
-    "fsdp_resumed": "plain",
+    "fsdp_resumed": "published",
     "fsdp_sharded_teacher": "average",
     "fsdp_published": "published",
     "fsdp_tied": "tied",
@@ -139,7 +139,7 @@ def pair(alone, tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("pair")
     for job, update in (("ddp_resumed", 2), ("fsdp_resumed", 4)):
         if job in jobs:
-            copy_until(alone("plain").folder, folder / job, update)
+            copy_until(alone(TWIN[job]).folder, folder / job, update)
     return results(folder, start(folder, 2, "cpu", jobs))
 
 

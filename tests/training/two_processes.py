@@ -227,8 +227,8 @@ def fsdp_sharded_teacher(runs, folder):
 @job
 @under_fsdp
 def fsdp_resumed(runs, folder):
-    """The folder holds checkpoint-4, of the second round, of a single process."""
-    return seen(distill(runs, folder, resume=True, teacher_sharding="sharded"))
+    """The folder holds checkpoint-4, of the second round, of a single process's published one."""
+    return seen(distill(runs, folder, published(runs), resume=True, teacher_sharding="sharded"))
 
 
 @job
