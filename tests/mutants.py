@@ -76,7 +76,7 @@ GENERATION = "sampling/test_sampling_generation.py::test_"
 DISTILL = "training/test_training_distill.py::test_"
 RESTART = "training/test_training_restart.py::test_"
 PARALLEL = "training/test_training_parallel.py::test_"
-PROCESSES = "training/test_training_processes.py::test_"
+SHARING = "training/test_training_sharing.py::test_"
 
 MUTANTS = [
     Mutant(
@@ -150,10 +150,10 @@ MUTANTS = [
     ),
     Mutant(
         "a global batch is that of a process",
-        "training/processes.py",
+        "training/sharing.py",
         "share = global_batch_size // processes",
         "share = global_batch_size",
-        (PROCESSES + "the_accumulation_follows_from_the_texts_of_an_update",),
+        (SHARING + "the_accumulation_follows_from_the_texts_of_an_update",),
     ),
     Mutant(
         "draw in float32",

@@ -25,14 +25,14 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from sdtt.diffusion.noise import SCHEDULES
 from sdtt.training.ema import Ema
 from sdtt.training.parallel import ParallelTrainer
-from sdtt.training.processes import (
+from sdtt.training.sharding import placed_like, whole_tensors
+from sdtt.training.sharing import (
     accumulation_steps,
     check_batch,
     check_loader,
     name_dropout,
     write_batch,
 )
-from sdtt.training.sharding import placed_like, whole_tensors
 from sdtt.training.state import (
     EMA,
     MANIFEST,

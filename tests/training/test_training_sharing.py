@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sdtt.training.processes import (
+from sdtt.training.sharing import (
     accumulation_steps,
     check_batch,
     check_loader,
