@@ -88,8 +88,86 @@ DATA_STATE = "training/test_training_data_state.py::test_"
 TEACHER = "training/test_training_teacher.py::test_"
 LORA = "training/test_training_lora.py::test_"
 COMPILING = "training/test_training_compiling.py::test_"
+PARALLEL = "training/test_training_parallel.py::test_"
+SHARING = "training/test_training_sharing.py::test_"
 
 MUTANTS = [
+    Mutant(
+        "a process counts its own masked positions only",
+        "training/trainer.py",
+        "return self.accelerator.gather(total).sum() if self.args.world_size > 1 else total",
+        "return total * self.args.world_size",
+        (
+            PARALLEL + "two_processes_have_the_losses_of_one[ddp]",
+            PARALLEL + "each_of_two_processes_ends_with_the_weights_of_one[0-ddp]",
+        ),
+    ),
+    Mutant(
+        "a process without masked positions leaves the head out",
+        "diffusion/divergence.py",
+        "tiles = [slice(0, 0)]",
+        "return hidden.float().sum()",
+        (PARALLEL + "two_processes_have_the_losses_of_one[ddp_empty]",),
+    ),
+    Mutant(
+        "a process without masked positions leaves out the passes of a sharded teacher",
+        "training/sharding.py",
+        "while is_sharded(self.teacher) and self.passes < passes:",
+        "while False:",
+        (PARALLEL + "two_processes_have_the_losses_of_one[fsdp_empty]",),
+    ),
+    Mutant(
+        "dropout follows the process and not the place",
+        "training/trainer.py",
+        'name_dropout(self.args.seed, inputs["place"][0])',
+        "pass",
+        (
+            PARALLEL + "two_processes_have_the_losses_of_one[ddp]",
+            PARALLEL + "two_processes_have_the_losses_of_one[ddp_resumed]",
+        ),
+    ),
+    Mutant(
+        "the head is a group of its own",
+        "training/sharding.py",
+        "    fully_shard(model, mesh=mesh)",
+        "    fully_shard(model.get_output_embeddings())\n    fully_shard(model, mesh=mesh)",
+        (PARALLEL + "the_gradient_of_a_sharded_loss_module_is_that_of_a_plain_one[step]",),
+    ),
+    Mutant(
+        "the optimiser is saved in parts",
+        "training/sharding.py",
+        "full = whole_tensor(value) if torch.is_tensor(value) else value",
+        "full = local(value) if torch.is_tensor(value) else value",
+        (PARALLEL + "a_checkpoint_does_not_show_how_many_processes_wrote_it[fsdp]",),
+    ),
+    Mutant(
+        "a tensor made whole keeps the padding of its parts",
+        "training/sharding.py",
+        "return whole.clone() if whole.untyped_storage().nbytes() > whole.nbytes else whole",
+        "return whole",
+        (PARALLEL + "two_processes_have_the_losses_of_one[fsdp_published]",),
+    ),
+    Mutant(
+        "the next teacher in parts is never the average",
+        "training/sharding.py",
+        "wanted.get(name, part).detach().to(part.device, part.dtype, copy=True)",
+        "part.detach().clone()",
+        (PARALLEL + "each_of_two_processes_ends_with_the_weights_of_one[0-fsdp_sharded_teacher]",),
+    ),
+    Mutant(
+        "a checkpoint forgets the size of an update",
+        "training/trainer.py",
+        "write_batch(Path(output_dir), self.stream.batch)",
+        "pass",
+        (PARALLEL + "a_run_is_not_gone_on_with_in_updates_of_another_size",),
+    ),
+    Mutant(
+        "a global batch is that of a process",
+        "training/sharing.py",
+        "share = global_batch_size // processes",
+        "share = global_batch_size",
+        (SHARING + "the_accumulation_follows_from_the_texts_of_an_update",),
+    ),
     Mutant(
         "draw in float32",
         "diffusion/categorical.py",

@@ -34,8 +34,13 @@ WITHHELD = frozenset(
 
 MAY_DIFFER = frozenset(
     {"logging_steps", "save_steps", "save_total_limit", "report_to", "batch_size"}
+    | {"per_device_train_batch_size", "gradient_accumulation_steps", "global_batch_size"}
+    | {"fsdp", "fsdp_config", "teacher_sharding", "gather_dtype"}
 )
-"""Keys that a resumed run may change: they change no weight."""
+"""Keys that a resumed run may change: they change no weight by more than rounding.
+
+Those of the batch may, because the checkpoint knows how many texts an update has.
+"""
 
 
 class _Advance(TrainerCallback):
@@ -82,9 +87,11 @@ def run_training(trainer: StreamTrainer, run: RunFolder, description: str) -> No
 
 def validate(trainer: StreamTrainer, blocks: Any) -> None:
     """Records the bound of the trained model on the held-out text, where there is some."""
-    model = network_of(trainer.accelerator.unwrap_model(trainer.model))
-    if len(blocks) == 0 or isinstance(model, CausalLM) or not trainer.args.should_save:
+    whole = trainer.whole_model() if len(blocks) else None  # all processes take part
+    model = None if whole is None else network_of(whole)
+    if model is None or isinstance(model, CausalLM):
         return
+    model.to(trainer.args.device)
     bound = validation_nelbo(model, blocks, device=model.device)
     record = {
         "step": trainer.state.global_step,

@@ -4,11 +4,13 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -21,6 +23,7 @@ from sdtt.diffusion.rollout import rollout
 from sdtt.diffusion.tiled import tiled_divergence
 from sdtt.models.adapters import network_of
 from sdtt.training.early_stop import Plateau, check_early_stop, shares
+from sdtt.training.ema import with_weights
 from sdtt.training.lora import save_model
 from sdtt.training.rates import (
     WITHOUT_LAW,
@@ -31,6 +34,7 @@ from sdtt.training.rates import (
     set_rates,
 )
 from sdtt.training.rounds import SAMPLING_STEPS, Round, RoundPlan
+from sdtt.training.sharding import Asked, fill, is_sharded
 from sdtt.training.state import TEACHER, TEACHER_ROUND, last_complete_checkpoint
 from sdtt.training.stream import Noise, noise_of
 from sdtt.training.teacher import (
@@ -123,6 +127,10 @@ class SDTTConfig(StreamConfig):
     early_stop_texts: int = field(
         default=128, metadata={"help": "held-out texts that a measurement takes at most"}
     )
+    teacher_sharding: Literal["replicated", "sharded"] = field(
+        default="replicated",
+        metadata={"help": "under FSDP2: a whole teacher in every process, or in parts as well"},
+    )
     student_dropout: float = field(
         default=0.0, metadata={"help": "dropout of the student; 0.1 in the published code"}
     )
@@ -135,25 +143,9 @@ class SDTTConfig(StreamConfig):
 
     def __post_init__(self) -> None:
         """Refuses what cannot be; the number of updates follows from the rounds."""
-        if self.divergence not in DIVERGENCES:
-            raise ValueError(
-                f"unknown divergence {self.divergence!r}; there are {', '.join(DIVERGENCES)}"
-            )
-        if self.teacher_from not in ("raw", "ema"):
-            raise ValueError(f"teacher_from must be 'raw' or 'ema', got {self.teacher_from!r}")
-        if self.teacher_from == "ema" and not self.ema_decay:
-            raise ValueError("teacher_from='ema' needs an EMA; set ema_decay, such as 0.9999")
-        if self.teacher_dtype not in DTYPES:
-            raise ValueError(
-                f"teacher_dtype must be one of {', '.join(DTYPES)}, got {self.teacher_dtype!r}"
-            )
-        if self.pack_teacher and self.teacher_dtype == "same" and (self.bf16 or self.fp16):
-            raise ValueError(
-                "pack_teacher needs a teacher_dtype, such as bfloat16: packed weights are not "
-                "autocast"
-            )
         if not 0 <= self.student_dropout < 1:
             raise ValueError(f"student_dropout must lie in [0, 1), got {self.student_dropout}")
+        self._check_teacher()
         self._check_divergence()
         self._check_rounds()
         self.max_steps = self.plan.updates
@@ -173,7 +165,35 @@ class SDTTConfig(StreamConfig):
                 "of the update, so rounds cannot change its rate; choose another"
             )
 
+    def _check_teacher(self) -> None:
+        if self.teacher_from not in ("raw", "ema"):
+            raise ValueError(f"teacher_from must be 'raw' or 'ema', got {self.teacher_from!r}")
+        if self.teacher_from == "ema" and not self.ema_decay:
+            raise ValueError("teacher_from='ema' needs an EMA; set ema_decay, such as 0.9999")
+        if self.teacher_dtype not in DTYPES:
+            raise ValueError(
+                f"teacher_dtype must be one of {', '.join(DTYPES)}, got {self.teacher_dtype!r}"
+            )
+        if self.pack_teacher and self.teacher_dtype == "same" and (self.bf16 or self.fp16):
+            raise ValueError(
+                "pack_teacher needs a teacher_dtype, such as bfloat16: packed weights are not "
+                "autocast"
+            )
+        if self.teacher_sharding not in ("replicated", "sharded"):
+            raise ValueError(
+                f"teacher_sharding must be 'replicated' or 'sharded', got {self.teacher_sharding!r}"
+            )
+        if self.pack_teacher and self.teacher_sharding == "sharded":
+            raise ValueError(
+                "pack_teacher needs a whole teacher: use teacher_sharding='replicated', or leave "
+                "pack_teacher out"
+            )
+
     def _check_divergence(self) -> None:
+        if self.divergence not in DIVERGENCES:
+            raise ValueError(
+                f"unknown divergence {self.divergence!r}; there are {', '.join(DIVERGENCES)}"
+            )
         if not 0 < self.jsd_beta < 1:
             raise ValueError(
                 f"jsd_beta must lie in (0, 1), got {self.jsd_beta}; the limits are "
@@ -287,6 +307,11 @@ class SDTTTrainer(StreamTrainer):
         super().__init__(
             model, args, train_dataset, processing_class, eval_dataset=eval_dataset, **kwargs
         )
+        if args.teacher_sharding == "sharded" and self.sharding is None:
+            raise ValueError(
+                "teacher_sharding='sharded' needs FSDP2 on several processes "
+                "(configs/accelerate/fsdp2.yaml); otherwise the teacher is 'replicated'"
+            )
         self.plan = args.plan
         self.plateau = Plateau()
         self.time_grid = TIME_GRIDS[args.time_grid]
@@ -295,18 +320,32 @@ class SDTTTrainer(StreamTrainer):
         length = self.stream.length
         check_teacher(network_of(model), self.teacher, length)
 
-    def _set_teacher(self, source: Any) -> None:
-        """Makes the teacher of a round: what is trained is copied, the rest is shared."""
+    def _set_teacher(self, source: Any, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Makes the teacher of a round: what is trained is copied, the rest is shared.
+
+        Args:
+            source: The student, or another denoiser.
+            weights: Parameters of the student by name, to take in place of its own.
+        """
         self.teacher: Any = None  # the last one goes before there is the next
         self.acting: Any = None
-        student = self.accelerator.unwrap_model(self.model)
-        teacher = frozen_teacher(source, student, DTYPES[self.args.teacher_dtype])
-        if isinstance(teacher, nn.Module):
-            nn.Module.to(teacher, self.args.device)
+        sharded, dtype = self.args.teacher_sharding == "sharded", DTYPES[self.args.teacher_dtype]
+        if is_sharded(source):  # the student: in parts at once, or whole to be cast first
+            source = self.successor(weights, sharded=sharded and dtype is None)
+        elif weights is not None:
+            source = with_weights(source, weights)
+        teacher = source if is_sharded(source) else frozen_teacher(source, self._sharer(), dtype)
         if hasattr(teacher, "set_attn_implementation"):
             teacher.set_attn_implementation(self.args.attn_implementation)
+        if isinstance(teacher, nn.Module):
+            teacher = self.placed_teacher(teacher, sharded=sharded)
         self.teacher = teacher
         self._prepare_acting()
+
+    def _sharer(self) -> nn.Module:
+        """Whose weights the teacher may share: the student's, unless they lie in parts."""
+        student = self.accelerator.unwrap_model(self.model)
+        return student if self.sharding is None else nn.Module()
 
     def _prepare_acting(self) -> None:
         """The form of the teacher that makes the passes: itself, or packed; compiled if asked."""
@@ -340,7 +379,7 @@ class SDTTTrainer(StreamTrainer):
 
     def _divergence_sum(self, model: nn.Module, x: Tensor, noise: Noise, now: Round) -> Tensor:
         """The divergence from the targets of a round, summed over the masked positions."""
-        teacher = self.acting
+        teacher = Asked(self.acting)
         real = noise.attention_mask(x.device)
         z = mask(x, noise.masked(self.schedule).to(x.device), teacher.mask_token_id)
         rows = (z == teacher.mask_token_id).flatten().nonzero().squeeze(-1)
@@ -350,6 +389,8 @@ class SDTTTrainer(StreamTrainer):
                 target = rollout(teacher, z, noise.u, noise.v, times, self.schedule, real).hidden
         else:
             target = teacher.head.weight[:0]
+        with self._precision():
+            teacher.make_up(now.teacher_steps)
 
         def objective(hidden: Tensor, head: Any) -> Tensor:
             return tiled_divergence(
@@ -373,10 +414,8 @@ class SDTTTrainer(StreamTrainer):
         if now == self.teacher_round:
             return
         student = self.accelerator.unwrap_model(self.model)
-        if self.args.teacher_from == "ema" and self.ema is not None:
-            self._set_teacher(self.ema.averaged(student))
-        else:
-            self._set_teacher(student)
+        average = self.ema if self.args.teacher_from == "ema" else None
+        self._set_teacher(student, None if average is None else average.shadow)
         if self.args.reset_optimizer and self.optimizer is not None:
             self.optimizer.state.clear()
         if self.args.reset_ema and self.ema is not None:
@@ -498,9 +537,9 @@ class SDTTTrainer(StreamTrainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self.args.should_save:
-            student = self.accelerator.unwrap_model(self.model)
-            save_teacher(Path(output_dir) / TEACHER, self.teacher, student)
+        teacher = self.whole(self.teacher)
+        if teacher is not None:
+            save_teacher(Path(output_dir) / TEACHER, teacher, self._sharer())
             record: dict[str, Any] = {"round": self.teacher_round, "ended_at": self.plan.ended_at}
             record |= dataclasses.asdict(self.plateau)
             (Path(output_dir) / TEACHER_ROUND).write_text(json.dumps(record), encoding="utf-8")
@@ -516,7 +555,11 @@ class SDTTTrainer(StreamTrainer):
         student = self.accelerator.unwrap_model(self.model)
         if self.teacher_round > 0:  # from then on the teacher has the student's shape
             self._set_teacher(student)
-        load_teacher(Path(checkpoint) / TEACHER, self.teacher, student)
+        file = Path(checkpoint) / TEACHER
+        if self.sharding is None:
+            load_teacher(file, self.teacher, student)
+        elif isinstance(self.teacher, nn.Module):
+            fill(self.teacher, safetensors.torch.load_file(file))
         self._prepare_acting()  # a packed form has weights of its own
 
     def save_model_to(self, model: Any, folder: Path) -> None:

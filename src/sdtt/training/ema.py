@@ -1,10 +1,11 @@
 """The exponential moving average of a model's weights."""
 
 import copy
+from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sdtt.models.copying import copy_with
 
@@ -49,8 +50,14 @@ class Ema:
     @torch.no_grad()
     def averaged(self, model: Model) -> Model:
         """A copy of the model that carries the averaged weights; those not trained are shared."""
-        result = copy_with(model, lambda p: copy.deepcopy(p) if p.requires_grad else p)
-        for name, parameter in result.named_parameters():
-            if name in self.shadow:
-                parameter.copy_(self.shadow[name])
-        return result
+        return with_weights(model, self.shadow)
+
+
+@torch.no_grad()
+def with_weights(model: Model, weights: Mapping[str, Tensor]) -> Model:
+    """A copy of a model in which some parameters are replaced, by name; frozen ones are shared."""
+    result = copy_with(model, lambda p: copy.deepcopy(p) if p.requires_grad else p)
+    for name, parameter in result.named_parameters():
+        if name in weights:
+            parameter.copy_(weights[name])
+    return result

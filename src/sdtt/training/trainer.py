@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.torch
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import (
     PreTrainedTokenizerBase,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -28,6 +27,15 @@ from sdtt.diffusion.noise import SCHEDULES
 from sdtt.training.compiling import compile_for_training
 from sdtt.training.data_state import load_data_state, save_data_state, serve_own_lanes
 from sdtt.training.ema import Ema
+from sdtt.training.parallel import ParallelTrainer
+from sdtt.training.sharding import placed_like, whole_tensors
+from sdtt.training.sharing import (
+    accumulation_steps,
+    check_batch,
+    check_loader,
+    name_dropout,
+    write_batch,
+)
 from sdtt.training.state import (
     EMA,
     MANIFEST,
@@ -54,6 +62,10 @@ class StreamConfig(TrainingArguments):
     gradient_accumulation_steps: int = field(
         default=1, metadata={"help": "micro-batches summed into one update; changes no result"}
     )
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "texts of an update over all processes; the accumulation follows"},
+    )
     learning_rate: float = field(default=6e-5, metadata={"help": "AdamW's, after the warm-up"})
     warmup_steps: float = field(
         default=500, metadata={"help": "updates of linear warm-up (below 1: a share of all)"}
@@ -75,6 +87,10 @@ class StreamConfig(TrainingArguments):
     attn_implementation: str = field(
         default="sdpa",
         metadata={"help": "sdpa, or eager: written out, faster on a CPU at L <= 128"},
+    )
+    gather_dtype: Literal["float32", "bfloat16"] = field(
+        default="float32",
+        metadata={"help": "FSDP2: blocks travel in it; bfloat16 (with bf16) rounds their norms"},
     )
     bf16: bool = field(
         default=False,
@@ -101,6 +117,12 @@ class StreamConfig(TrainingArguments):
             raise ValueError(
                 f"loss_dtype must be float32, float64 or bfloat16, got {self.loss_dtype!r}"
             )
+        if self.gather_dtype not in ("float32", "bfloat16"):
+            raise ValueError(
+                f"gather_dtype must be 'float32' or 'bfloat16', got {self.gather_dtype!r}"
+            )
+        if self.gather_dtype == "bfloat16" and self.mixed_precision != "bf16":
+            raise ValueError("gather_dtype='bfloat16' needs bf16: products must be of its kind")
         if self.ema_decay and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
         if not 0 <= self.variable_length <= 1:
@@ -109,11 +131,13 @@ class StreamConfig(TrainingArguments):
     @property
     def texts_per_update(self) -> int:
         """Texts in the whole of an update, over all its micro-batches and processes."""
+        if self.global_batch_size is not None:
+            return self.global_batch_size
         micro_batch: int = self.per_device_train_batch_size
         return micro_batch * self.world_size * self.gradient_accumulation_steps
 
 
-class StreamTrainer(Trainer, ABC):
+class StreamTrainer(ParallelTrainer, ABC):
     """A Trainer whose every random number is named, and whose checkpoints are whole or ignored.
 
     A subclass gives ``smallest_time``, ``items`` and ``loss_sum``. The loss of an update is
@@ -127,7 +151,8 @@ class StreamTrainer(Trainer, ABC):
         **kwargs: As transformers' Trainer takes them.
 
     Raises:
-        ValueError: If the tokenizer's vocabulary is not the model's.
+        ValueError: If the tokenizer's vocabulary is not the model's, or the texts of an update
+            cannot be shared evenly by the processes.
     """
 
     smallest_time = 0.0
@@ -149,8 +174,17 @@ class StreamTrainer(Trainer, ABC):
         if args.n_gpu > 1:  # one device a process; more of them by torchrun or accelerate launch
             args._n_gpu = 1
         args.average_tokens_across_devices = True
+        if args.ddp_find_unused_parameters is None:  # there are none: each has a gradient, maybe 0
+            args.ddp_find_unused_parameters = False
         args.dataloader_pin_memory &= args.device.type != "cpu"  # pinning needs an accelerator
         model.set_attn_implementation(args.attn_implementation)
+        check_loader(args.accelerator_config)
+        args.gradient_accumulation_steps = accumulation_steps(
+            args.global_batch_size,
+            processes=args.world_size,
+            per_device=args.per_device_train_batch_size,
+            given=args.gradient_accumulation_steps,
+        )
         batch = args.texts_per_update
         stream = Stream(train_dataset, updates=args.max_steps, batch=batch, seed=args.seed)
         if stream.is_streamed and args.dataloader_num_workers:
@@ -269,6 +303,7 @@ class StreamTrainer(Trainer, ABC):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """``loss_sum`` over the items of the whole update; processes are averaged, hence times."""
+        name_dropout(self.args.seed, inputs["place"][0])
         total = self.loss_sum(model, inputs["input_ids"], inputs["place"])
         if num_items_in_batch is None:
             num_items_in_batch = self.items(inputs["input_ids"], inputs["place"])
@@ -338,11 +373,14 @@ class StreamTrainer(Trainer, ABC):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self.ema is not None and self.args.should_save:
-            safetensors.torch.save_file(self.ema.shadow, Path(output_dir) / EMA)
         if self.args.should_save:
+            write_batch(Path(output_dir), self.stream.batch)
             record = json.dumps({"updates": self.skipped_updates})
             (Path(output_dir) / SKIPPED).write_text(record, encoding="utf-8")
+        if self.ema is not None:
+            shadow = whole_tensors(self.ema.shadow, keep=self.args.should_save)
+            if self.args.should_save:
+                safetensors.torch.save_file(shadow, Path(output_dir) / EMA)
         save_data_state(
             self.stream,
             Path(output_dir),
@@ -352,13 +390,15 @@ class StreamTrainer(Trainer, ABC):
         )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            check_batch(Path(checkpoint), self.stream.batch)
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             load_data_state(self.stream, Path(checkpoint))
         if checkpoint is not None and self.ema is not None:
             saved = safetensors.torch.load_file(Path(checkpoint) / EMA)
             self.ema.shadow = {
-                name: saved[name].to(shadow.device) for name, shadow in self.ema.shadow.items()
+                name: placed_like(saved[name], shadow) for name, shadow in self.ema.shadow.items()
             }
         if checkpoint is not None and (Path(checkpoint) / SKIPPED).is_file():
             record = (Path(checkpoint) / SKIPPED).read_text(encoding="utf-8")
@@ -369,15 +409,19 @@ class StreamTrainer(Trainer, ABC):
         model.save_pretrained(folder)
 
     def save_to(self, folder: Path) -> None:
-        """Saves the model and its tokenizer, and their EMA under ``ema/``; other files stay."""
-        if not self.args.should_save:
+        """Saves the model and its tokenizer, and their EMA under ``ema/``; other files stay.
+
+        All processes must call it; one writes.
+        """
+        model = self.whole_model()
+        averaged = None if self.ema is None else self.whole_model(self.ema.shadow)
+        if model is None:
             return
-        model = self.accelerator.unwrap_model(self.model)
 
         def save(path: Path) -> None:
             models = {path: model}
-            if self.ema is not None:
-                models[path / "ema"] = self.ema.averaged(model)
+            if averaged is not None:
+                models[path / "ema"] = averaged
             for place, each in models.items():
                 self.save_model_to(each, place)
                 if self.processing_class is not None:
