@@ -9,7 +9,7 @@ from sdtt.cli.console import note
 from sdtt.cli.options import Given, command, resolved
 from sdtt.cli.pretrain import TextSettings
 from sdtt.cli.run_folder import RunFolder
-from sdtt.cli.train import MAY_DIFFER, QUIET, WITHHELD, run_training, spare, validate
+from sdtt.cli.train import QUIET, WITHHELD, may_differ, run_training, spare, validate
 from sdtt.models.checkpoints import load_model, load_tokenizer_of
 from sdtt.training.distill import SDTTConfig, SDTTTrainer
 
@@ -32,7 +32,7 @@ def distill(settings: DistillSettings, run: RunFolder, training: Given[SDTTConfi
     blocks = settings.blocks(tokenizer, model.config.model_length)
     trainer = SDTTTrainer(model, args=args, train_dataset=blocks.train, processing_class=tokenizer)
     spare(run, settings.model)
-    run.open(resolved(settings, run, training), verb="distill", may_differ=MAY_DIFFER)
+    run.open(resolved(settings, run, training), verb="distill", may_differ=may_differ(args))
     run_training(trainer, run, "distill")
     validate(trainer, blocks.validation)
     students = [
