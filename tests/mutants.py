@@ -917,7 +917,7 @@ MUTANTS = [
         "training/guard.py",
         "                if first_process:\n                    remove_checkpoint(checkpoint)\n",
         "",
-        (DISK + "a_save_that_fails_costs_nothing_but_itself",),
+        (DISK + "a_save_that_fails_keeps_the_last_whole_checkpoint",),
     ),
     Mutant(
         "the last whole checkpoint makes room",
