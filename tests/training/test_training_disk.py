@@ -225,11 +225,12 @@ def test_the_estimate_of_a_checkpoint_is_about_its_size(tmp_path, runs):
 def room(tmp_path, monkeypatch):
     """What is said of 100 bytes a checkpoint, where ``free`` of them are left."""
 
-    def said(free, limit=2, strategy="steps"):
+    def said(free, limit=2, strategy="steps", results=0):
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
         warnings = []
         monkeypatch.setattr(disk.logger, "warning", warnings.append)
-        check_room(tmp_path, SimpleNamespace(save_total_limit=limit, save_strategy=strategy), 100)
+        args = SimpleNamespace(save_total_limit=limit, save_strategy=strategy)
+        check_room(tmp_path, args, 100, results)
         return "".join(warnings)
 
     return said
@@ -245,6 +246,10 @@ def test_a_disk_that_takes_no_checkpoint_is_refused_before_the_first_step(room):
 )
 def test_room_for_one_checkpoint_more_than_are_kept_is_enough(room, free, limit, warned):
     assert bool(room(free, limit)) == warned
+
+
+def test_the_models_that_a_run_leaves_need_room_too(room):
+    assert "need 350 bytes" in room(349, results=50)
 
 
 def test_the_room_that_a_runs_own_checkpoints_take_counts(room, tmp_path):

@@ -72,7 +72,9 @@ def spare(run: RunFolder, source: Path | None) -> None:
             )
 
 
-def run_training(trainer: StreamTrainer, run: RunFolder, description: str) -> None:
+def run_training(
+    trainer: StreamTrainer, run: RunFolder, description: str, *, resumable: bool = True
+) -> None:
     """Trains with a progress bar; with --resume from the newest whole checkpoint.
 
     Raises:
@@ -94,7 +96,7 @@ def run_training(trainer: StreamTrainer, run: RunFolder, description: str) -> No
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except Interrupted as stop:
-            note(f"{stop}; the same command with --resume goes on")
+            note(f"{stop}; the same command with --resume goes on" if resumable else str(stop))
             raise typer.Exit(stop.status) from None
 
 

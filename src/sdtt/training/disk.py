@@ -79,16 +79,17 @@ def checkpoint_bytes(model: nn.Module, teacher: nn.Module | None, optimizer: str
     )
 
 
-def check_room(output: Path, args: Any, one: int) -> None:
-    """Compares the room on the disk with what the checkpoints of a run will take.
+def check_room(output: Path, args: Any, one: int, results: int = 0) -> None:
+    """Compares the room on the disk with what a run will take.
 
     Args:
         output: The folder of the run.
         args: Its config: one checkpoint more than ``save_total_limit`` exists while one is saved.
         one: Bytes of a checkpoint.
+        results: Bytes of the models that the run leaves.
 
     Raises:
-        OSError: If not even one checkpoint fits. If fewer than limit + 1 do, a warning is logged.
+        OSError: If not even one checkpoint fits. If less than all does, a warning is logged.
     """
     if args.save_strategy == SaveStrategy.NO:
         return
@@ -100,11 +101,11 @@ def check_room(output: Path, args: Any, one: int) -> None:
             "nothing was trained; free some space or choose another output_dir"
         )
     count = (args.save_total_limit or 1) + 1
-    if free < count * one:
+    if free < count * one + results:
         logger.warning(
-            f"{output} has room for {size(free)}, and {count} checkpoints of about {size(one)} "
-            f"each (save_total_limit={args.save_total_limit}, and the one being saved) need "
-            f"{size(count * one)}: saves may fail"
+            f"{output} has room for {size(free)}; {count} checkpoints of about {size(one)} each "
+            f"(save_total_limit={args.save_total_limit}, and the one being saved) and the models "
+            f"that the run leaves need {size(count * one + results)}: saves may fail"
         )
 
 

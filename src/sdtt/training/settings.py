@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import TrainingArguments
 
@@ -104,7 +105,9 @@ def _data(blocks: Any) -> str:
     """How many texts there are, and a digest of some, evenly spread."""
     count = len(blocks)
     chosen = sorted({index * count // PROBES for index in range(PROBES)} | {count - 1})
-    digest = hashlib.sha256(repr([blocks[index].tolist() for index in chosen]).encode())
+    digest = hashlib.sha256(
+        repr([torch.as_tensor(blocks[index]).tolist() for index in chosen]).encode()
+    )
     return f"{count:,} texts of {len(blocks[0])} ids ({digest.hexdigest()[:8]})"
 
 

@@ -29,6 +29,7 @@ from transformers.utils import logging
 from sdtt.diffusion.noise import SCHEDULES
 from sdtt.training.disk import (
     SaveFailed,
+    bytes_of,
     check_room,
     check_writable,
     checkpoint_bytes,
@@ -327,7 +328,8 @@ class StreamTrainer(Trainer, ABC):
             teacher, ema = getattr(self, "teacher", None), self.ema is not None
             model = self.accelerator.unwrap_model(self.model)
             one = checkpoint_bytes(model, teacher, str(self.args.optim), ema)
-            check_room(self.guard.output, self.args, one)
+            models = getattr(self.args, "rounds", 1) * (1 + ema)
+            check_room(self.guard.output, self.args, one, models * bytes_of(model))
         with self.guard.signals as signals:
             given = str(checkpoint) if checkpoint else None
             result = super().train(given, trial, ignore_keys_for_eval)
