@@ -81,6 +81,7 @@ SIGNALS = "training/test_training_signals.py::test_"
 DISK = "training/test_training_disk.py::test_"
 SETTINGS = "training/test_training_settings.py::test_"
 EMA = "training/test_training_ema.py::test_"
+PROCESSES = "training/test_training_processes.py::test_"
 
 MUTANTS = [
     Mutant(
@@ -925,6 +926,20 @@ MUTANTS = [
         "max(limit, 2)",
         "max(limit, 1)",
         (DISK + "the_last_whole_checkpoint_makes_no_room_for_another",),
+    ),
+    Mutant(
+        "the checkpoint being saved needs no room",
+        "training/disk.py",
+        "count = (args.save_total_limit or 1) + 1",
+        "count = args.save_total_limit or 1",
+        (DISK + "room_for_one_checkpoint_more_than_are_kept_is_enough",),
+    ),
+    Mutant(
+        "each process hears its own signals only",
+        "training/guard.py",
+        "word, self.stop = self.agreement.largest(word, self.signals.received)",
+        "self.stop = self.signals.received",
+        (PROCESSES + "a_signal_to_one_process_stops_both_after_the_same_update",),
     ),
     Mutant(
         "a record is written in part",

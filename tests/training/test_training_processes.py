@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import socket
+import time
 import traceback
 
 import torch
@@ -14,6 +15,8 @@ from sdtt.training.finite import NonFinite
 from sdtt.training.processes import Agreement
 from sdtt.training.signals import Interrupted
 from sdtt.training.state import checkpoints, fault
+
+HANGS = 30  # seconds: by then one waits for the other for ever
 
 
 def test_a_process_alone_agrees_with_itself():
@@ -42,9 +45,14 @@ def together(folder, work):
             finally:
                 os._exit(0)
         children.append(child)
+    deadline = time.monotonic() + HANGS
     for child in children:
-        os.waitpid(child, 0)
-    return [(folder / f"{rank}").read_text() for rank in range(2)]
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+            time.sleep(0.01)
+    files = [folder / f"{rank}" for rank in range(2)]
+    return [file.read_text() if file.exists() else "hung" for file in files]
 
 
 def pair(runs, output, *callbacks, **settings):

@@ -31,14 +31,12 @@ class Ema:
         if not 0 < decay < 1:
             raise ValueError(f"ema_decay must lie in (0, 1), got {decay}; 0 in a config: no EMA")
         self.decay = decay
+        followed = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+        self._travels = _Travels(followed) if device == "cpu" else None
         self._shadow = {
-            name: parameter.detach().float().clone()
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad
+            name: (weights if self._travels is None else weights.cpu()).float().clone()
+            for name, weights in followed.items()
         }
-        self._travels = _Travels(self._shadow) if device == "cpu" else None
-        if device == "cpu":
-            self._shadow = {name: shadow.cpu() for name, shadow in self._shadow.items()}
 
     @property
     def shadow(self) -> dict[str, Tensor]:
