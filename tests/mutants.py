@@ -90,13 +90,20 @@ LORA = "training/test_training_lora.py::test_"
 COMPILING = "training/test_training_compiling.py::test_"
 PARALLEL = "training/test_training_parallel.py::test_"
 SHARING = "training/test_training_sharing.py::test_"
+KILL = "training/test_training_kill.py::test_"
+FINITE = "training/test_training_finite.py::test_"
+SIGNALS = "training/test_training_signals.py::test_"
+DISK = "training/test_training_disk.py::test_"
+RESUMED = "training/test_training_settings.py::test_"
+EMA = "training/test_training_ema.py::test_"
+PROCESSES = "training/test_training_processes.py::test_"
 
 MUTANTS = [
     Mutant(
         "a process counts its own masked positions only",
         "training/trainer.py",
-        "return self.accelerator.gather(total).sum() if self.args.world_size > 1 else total",
-        "return total * self.args.world_size",
+        "counts = self.accelerator.gather(counts.to(device)).sum(0, keepdim=True).cpu()",
+        "counts = counts * self.args.world_size",
         (
             PARALLEL + "two_processes_have_the_losses_of_one[ddp]",
             PARALLEL + "each_of_two_processes_ends_with_the_weights_of_one[0-ddp]",
@@ -104,9 +111,9 @@ MUTANTS = [
     ),
     Mutant(
         "a process without masked positions leaves the head out",
-        "diffusion/divergence.py",
-        "tiles = [slice(0, 0)]",
-        "return hidden.float().sum()",
+        "diffusion/tiled.py",
+        "grad_weight = torch.zeros(weight.shape, **new) if of_weight else None",
+        "grad_weight = torch.zeros(weight.shape, **new) if of_weight and len(hidden) else None",
         (PARALLEL + "two_processes_have_the_losses_of_one[ddp_empty]",),
     ),
     Mutant(
@@ -153,13 +160,6 @@ MUTANTS = [
         "wanted.get(name, part).detach().to(part.device, part.dtype, copy=True)",
         "part.detach().clone()",
         (PARALLEL + "each_of_two_processes_ends_with_the_weights_of_one[0-fsdp_sharded_teacher]",),
-    ),
-    Mutant(
-        "a checkpoint forgets the size of an update",
-        "training/trainer.py",
-        "write_batch(Path(output_dir), self.stream.batch)",
-        "pass",
-        (PARALLEL + "a_run_is_not_gone_on_with_in_updates_of_another_size",),
     ),
     Mutant(
         "a global batch is that of a process",
@@ -1009,8 +1009,8 @@ MUTANTS = [
     Mutant(
         "the speed counts padding",
         "training/trainer.py",
-        'logs["tokens_per_second"] = self.tokens_of(places, length) / seconds',
-        'logs["tokens_per_second"] = len(places) * length / seconds',
+        'logs["tokens_per_second"] = self.tokens_of(places, self.stream.length) / seconds',
+        'logs["tokens_per_second"] = len(places) * self.stream.length / seconds',
         (LENGTHS + "the_speed_counts_no_padding",),
     ),
     Mutant(
@@ -1077,8 +1077,8 @@ MUTANTS = [
     Mutant(
         "the teacher is not loaded on resume",
         "training/distill.py",
-        "        load_teacher(Path(checkpoint) / TEACHER, self.teacher, student)",
-        "        pass",
+        "            load_teacher(file, self.teacher, student)",
+        "            pass",
         (RESTART + "a_distillation_taken_up_again_ends_as_one_that_was_never_stopped",),
     ),
     Mutant(
@@ -1086,7 +1086,196 @@ MUTANTS = [
         "training/state.py",
         '        return f"{checkpoint} is incomplete: its saving did not finish (no {MANIFEST})"',
         "        return None",
+        (
+            RESTART + "a_damaged_checkpoint_is_refused_by_name",
+            KILL + "a_run_killed_ends_as_one_that_was_never_stopped",
+        ),
+    ),
+    Mutant(
+        "a file that was not saved counts",
+        "training/state.py",
+        'if name not in record and not path.name.startswith("."):',
+        "if False:",
         (RESTART + "a_damaged_checkpoint_is_refused_by_name",),
+    ),
+    Mutant(
+        "incomplete checkpoints count among the kept",
+        "training/state.py",
+        "complete = [each for each in older if (each / MANIFEST).is_file()]",
+        "complete = older",
+        (RESTART + "an_incomplete_checkpoint_is_not_counted_among_those_that_are_kept",),
+    ),
+    Mutant(
+        "a folder is deleted before its mark",
+        "training/state.py",
+        "    (checkpoint / MANIFEST).unlink(missing_ok=True)\n",
+        "",
+        (RESTART + "a_checkpoint_is_marked_as_deleted_before_it_is",),
+    ),
+    Mutant(
+        "a new folder is filled in place",
+        "training/state.py",
+        "fresh = not folder.exists()",
+        "fresh = False",
+        (RESTART + "a_new_folder_appears_whole",),
+    ),
+    Mutant(
+        "a run begun anew is continued from the old one",
+        "training/guard.py",
+        "for path in abandon_later(self.output, state.global_step):",
+        "for path in ():",
+        (RESTART + "a_run_that_starts_anew_is_not_continued_from_the_old_ones_checkpoints",),
+    ),
+    Mutant(
+        "losses since the last record are forgotten",
+        "training/guard.py",
+        "self.trainer._tr_loss += share",
+        "pass",
+        (
+            SIGNALS + "a_record_over_a_stop_holds_the_losses_before_it",
+            KILL + "a_run_killed_ends_as_one_that_was_never_stopped",
+        ),
+    ),
+    Mutant(
+        "a resumed run keeps the intervals of then",
+        "training/guard.py",
+        "state.compute_steps(args, state.max_steps)",
+        "pass",
+        (RESUMED + "other_intervals_of_saves_and_records_hold_from_the_restart_on",),
+    ),
+    Mutant(
+        "gradients are seen behind the clipping",
+        "training/trainer.py",
+        "        self._watch_gradients()\n        return super()._clip_grad_norm(model)",
+        "        norm = super()._clip_grad_norm(model)\n"
+        "        self._watch_gradients()\n        return norm",
+        (FINITE + "a_gradient_that_is_not_finite_stops_the_run_and_is_named",),
+    ),
+    Mutant(
+        "the last bad update is remembered",
+        "training/finite.py",
+        "new = ~good & (self._first == 0)",
+        "new = ~good",
+        (FINITE + "what_is_read_late_names_the_first_bad_update_and_its_gradients",),
+    ),
+    Mutant(
+        "the loss is not watched",
+        "training/finite.py",
+        "good = self._loss.isfinite() & self._norms.isfinite().all()",
+        "good = self._norms.isfinite().all()",
+        (FINITE + "a_loss_that_is_not_finite_stops_the_run",),
+    ),
+    Mutant(
+        "a checkpoint is saved unread",
+        "training/guard.py",
+        "        self.check_finite()\n        first_process",
+        "        first_process",
+        (FINITE + "what_is_read_late_is_never_saved",),
+    ),
+    Mutant(
+        "a student is saved unread",
+        "training/trainer.py",
+        "        self.guard.check_finite()\n        model = self.whole_model()",
+        "        model = self.whole_model()",
+        (FINITE + "a_student_that_is_not_finite_is_never_saved",),
+    ),
+    Mutant(
+        "a skipped update moves the average",
+        "training/trainer.py",
+        "if self.ema is not None and not self.guard.left_out:",
+        "if self.ema is not None:",
+        (FINITE + "a_skipped_update_changes_neither_weights_nor_average_nor_moments",),
+    ),
+    Mutant(
+        "a skipped update decays the moments",
+        "training/guard.py",
+        "parameter.grad = None",
+        "parameter.grad.zero_()",
+        (FINITE + "a_skipped_update_changes_neither_weights_nor_average_nor_moments",),
+    ),
+    Mutant(
+        "a restart forgets the updates skipped in a row",
+        "training/state.py",
+        "json.dumps(asdict(self))",
+        'json.dumps(asdict(self) | {"skipped_in_a_row": 0})',
+        (FINITE + "updates_skipped_in_a_row_count_across_a_restart",),
+    ),
+    Mutant(
+        "handlers stay",
+        "training/signals.py",
+        "signal.signal(signum, signal.SIG_DFL if handler is None else handler)",
+        "pass",
+        (SIGNALS + "handlers_are_restored_after_training",),
+    ),
+    Mutant(
+        "a signal saves nothing",
+        "training/guard.py",
+        "control.should_save = control.should_training_stop = True",
+        "control.should_training_stop = True",
+        (SIGNALS + "a_signal_ends_a_run_after_the_update_at_hand_with_a_whole_checkpoint",),
+    ),
+    Mutant(
+        "a failed save ends the run",
+        "training/guard.py",
+        "                words = write_failure(error)\n",
+        "                words = None\n",
+        (DISK + "a_save_that_fails_costs_nothing_but_itself",),
+    ),
+    Mutant(
+        "a failed save leaves its part",
+        "training/guard.py",
+        "                if first_process:\n                    remove_checkpoint(checkpoint)\n",
+        "",
+        (DISK + "a_save_that_fails_keeps_the_last_whole_checkpoint",),
+    ),
+    Mutant(
+        "the last whole checkpoint makes room",
+        "training/state.py",
+        "max(limit, 2)",
+        "max(limit, 1)",
+        (DISK + "the_last_whole_checkpoint_makes_no_room_for_another",),
+    ),
+    Mutant(
+        "the checkpoint being saved needs no room",
+        "training/disk.py",
+        "count = (args.save_total_limit or 1) + 1",
+        "count = args.save_total_limit or 1",
+        (DISK + "room_for_one_checkpoint_more_than_are_kept_is_enough",),
+    ),
+    Mutant(
+        "each process hears its own signals only",
+        "training/guard.py",
+        "word, self.stop = self.agreement.largest(word, self.signals.received)",
+        "self.stop = self.signals.received",
+        (PROCESSES + "a_signal_to_one_process_stops_both_after_the_same_update",),
+    ),
+    Mutant(
+        "a record is written in part",
+        "training/trainer.py",
+        "os.truncate(self.path, size)",
+        "pass",
+        (DISK + "a_record_that_fits_in_part_is_not_written_in_part",),
+    ),
+    Mutant(
+        "a checkpoint of other settings is taken up",
+        "training/settings.py",
+        "refused = [name for name in changes if name not in allowed or name in FIXED]",
+        "refused = []",
+        (RESUMED + "a_checkpoint_of_other_settings_is_refused_and_both_values_are_named",),
+    ),
+    Mutant(
+        "a loaded optimiser keeps the settings of then",
+        "training/trainer.py",
+        "        if self.changes:\n            apply_changes(",
+        "        if False:\n            apply_changes(",
+        (RESUMED + "what_is_overridden_takes_effect_from_the_first_update_on",),
+    ),
+    Mutant(
+        "the average in host memory lags behind",
+        "training/ema.py",
+        "        self._settle()\n        return self._shadow",
+        "        return self._shadow",
+        (EMA + "the_average_in_host_memory_is_the_other_to_the_last_bit",),
     ),
     Mutant(
         "folding writes into a float64 model",
@@ -1336,6 +1525,8 @@ MUTANTS = [
         "if saved and here and saved != here:",
         "if False:",
         (DATA_STATE + "a_run_is_not_taken_up_on_other_text_of_the_same_size",),
+    ),
+    Mutant(
         "a teacher shares what its student trains",
         "training/teacher.py",
         "if _storage(parameter) in trained or parameter.dtype != wanted:",

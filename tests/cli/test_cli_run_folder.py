@@ -62,6 +62,30 @@ def test_there_is_nothing_to_resume_in_a_folder_without_a_run(tmp_path):
         prepare(tmp_path, resume=True, overwrite=False)
 
 
+def test_one_command_starts_a_run_and_goes_on_with_it(tmp_path):
+    assert not RunFolder(tmp_path, auto_resume=True).resume
+    make_run(tmp_path)
+    assert RunFolder(tmp_path, auto_resume=True).resume
+
+
+def test_what_a_kill_left_before_the_config_was_saved_is_gone_on_with(tmp_path):
+    (tmp_path / "run.yaml.partial").write_text("")
+    run = RunFolder(tmp_path, auto_resume=True)
+    run.open({"rounds": 5}, verb="distill")
+    assert (tmp_path / "run.yaml").is_file()
+
+
+def test_auto_resume_and_overwrite_exclude_each_other(tmp_path):
+    with pytest.raises(ValueError, match="exclude each other"):
+        RunFolder(tmp_path, auto_resume=True, overwrite=True)
+
+
+def test_a_run_under_another_config_is_refused_with_the_flag_that_lets_it_through(tmp_path):
+    save_config(tmp_path, {"rounds": 5, "seed": 1}, verb="distill")
+    with pytest.raises(ValueError, match=r"--override-on-resume rounds,seed$"):
+        check_same(tmp_path, {"rounds": 6, "seed": 2})
+
+
 def test_resume_and_overwrite_exclude_each_other(tmp_path):
     with pytest.raises(ValueError, match="--resume and --overwrite exclude each other"):
         prepare(tmp_path, resume=True, overwrite=True)

@@ -3,6 +3,7 @@
 import json
 import lzma
 import os
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -169,6 +170,22 @@ def test_a_finished_run_resumes_to_the_same_weights(folder):
     )
     assert again.code == 0, again.err
     assert (folder / "distill" / "students" / "4" / "model.safetensors").read_bytes() == before
+
+
+def test_a_setting_may_be_changed_on_resume_where_it_is_named(folder, tmp_path):
+    shutil.copytree(folder / "distill", tmp_path / "run")
+    words = ("distill", "--model", folder / "teacher", "--data", folder / "texts", "--resume")
+    words += ("--output", tmp_path / "run", "--rounds", "2", "--steps-per-round", "3")
+    words += ("--start-steps", "16", "--save-steps", "3", *SMALL, "--learning-rate", "1e-4")
+    message = refused(*words)
+    assert "learning_rate: 6e-05 in the run, 0.0001 now" in message
+    assert message.endswith("--override-on-resume learning_rate")
+    again = run(*words, "--override-on-resume", "learning_rate")
+    assert again.code == 0, again.err
+    assert yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())["learning_rate"] == 1e-4
+    assert '"overridden": {"learning_rate": [6e-05, 0.0001]}' in (
+        (tmp_path / "run" / "metrics.jsonl").read_text()
+    )
 
 
 def test_an_output_that_holds_a_run_is_refused(folder):

@@ -163,13 +163,15 @@ def test_a_run_on_a_stream_is_not_taken_up_on_other_files(runs, corpus, stopped)
 
 def test_a_run_on_a_stream_is_not_taken_up_without_one(tmp_path, runs, corpus, stopped):
     blocks = encoded(corpus, tmp_path)
-    trainer = runs.pretrainer(MDLMTrainer, stopped, data=blocks, max_steps=10)
+    trainer = runs.pretrainer(MDLMTrainer, stopped, data=blocks, max_steps=10, ema_decay=0.9)
     with pytest.raises(ValueError, match="begun with --stream, and this is one without it"):
         trainer.train(resume_from_checkpoint=True)
 
 
 def test_a_run_without_a_stream_is_not_taken_up_on_one(tmp_path, runs, corpus):
-    runs.pretrainer(MDLMTrainer, tmp_path / "run", data=torch.ones(9, 8, dtype=torch.int64)).train()
+    data = torch.ones(9, 8, dtype=torch.int64)
+    settings = {"max_steps": 10, "ema_decay": 0.9}
+    runs.pretrainer(MDLMTrainer, tmp_path / "run", data=data, **settings).train()
     with pytest.raises(ValueError, match="begun without --stream, and this is one with it"):
         trained(runs, tmp_path / "run", corpus, resume=True)
 

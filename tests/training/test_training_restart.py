@@ -12,8 +12,10 @@ from transformers import Trainer, TrainerCallback
 from sdtt.training import trainer as trainer_module
 from sdtt.training.state import (
     checkpoints,
+    delete_old_checkpoints,
     fault,
     last_complete_checkpoint,
+    remove_checkpoint,
     save_into,
     write_aside,
     write_manifest,
@@ -154,9 +156,42 @@ def lose(checkpoint, name="teacher.safetensors"):
     (checkpoint / name).unlink()
 
 
+def add(checkpoint):
+    (checkpoint / "adapter_model.safetensors").write_text("")
+
+
+def change_manifest(checkpoint, change):
+    manifest = checkpoint / "manifest.json"
+    record = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(change(record)))
+
+
+def empty_manifest(checkpoint):
+    change_manifest(checkpoint, lambda _: {})
+
+
+def replace_manifest(checkpoint):
+    change_manifest(checkpoint, lambda _: ["trainer_state.json"])
+
+
+def alter_manifest(checkpoint):
+    change_manifest(checkpoint, lambda record: record | {"optimizer.pt": record["ema.safetensors"]})
+
+
+def shorten_manifest(checkpoint):
+    change_manifest(
+        checkpoint, lambda record: {k: v for k, v in record.items() if k != "rng_state.pth"}
+    )
+
+
 DAMAGE = {
     unmark: "incomplete: its saving did not finish",
     cut_manifest: "damaged: not JSON",
+    empty_manifest: "damaged: it does not list the files of a checkpoint",
+    replace_manifest: "damaged: it does not list the files of a checkpoint",
+    alter_manifest: "optimizer.pt is not the file that was saved",
+    shorten_manifest: "rng_state.pth was not saved with it",
+    add: "adapter_model.safetensors was not saved with it",
     truncate: "model.safetensors is not the file that was saved",
     alter: "optimizer.pt is not the file that was saved",
     lose: "teacher.safetensors is missing",
@@ -203,22 +238,77 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path, runs):
         runs.distiller(tmp_path).train(resume_from_checkpoint=True)
 
 
+def test_every_file_of_a_checkpoint_is_in_its_manifest(finished):
+    checkpoint = finished / "checkpoint-6"
+    listed = json.loads((checkpoint / "manifest.json").read_text())
+    assert listed.keys() | {"manifest.json"} == {path.name for path in checkpoint.iterdir()}
+
+
+def test_a_hidden_file_of_the_file_system_does_no_harm(begun):
+    (begun.newest / ".nfs0001").write_text("")
+    assert fault(begun.newest) is None
+
+
+def test_a_hidden_file_that_was_saved_counts(tmp_path):
+    for name in (".metadata", "trainer_state.json"):  # as sharded states have one
+        (tmp_path / name).write_text("saved")
+    write_manifest(tmp_path)
+    (tmp_path / ".metadata").write_text("other")
+    assert ".metadata is not the file that was saved" in fault(tmp_path)
+
+
+def test_a_checkpoint_is_marked_as_deleted_before_it_is(begun, monkeypatch):
+    monkeypatch.setattr(shutil, "rmtree", lambda _: None)
+    remove_checkpoint(begun.newest)
+    assert "did not finish" in fault(begun.newest)
+
+
+def test_an_incomplete_checkpoint_is_not_counted_among_those_that_are_kept(begun):
+    unmark(begun.output / "checkpoint-4")
+    delete_old_checkpoints(begun.newest, 2)
+    assert [path.name for path in checkpoints(begun.output)] == ["checkpoint-6", "checkpoint-2"]
+
+
+def test_a_run_that_starts_anew_is_not_continued_from_the_old_ones_checkpoints(begun, runs):
+    settings = {"steps_per_round": 3, "save_steps": 2.0}
+    with pytest.raises(runs.Crashed):
+        runs.distiller(begun.output, callbacks=(runs.CrashAfter(3),), **settings).train()
+    assert last_complete_checkpoint(begun.output)[0] == begun.output / "checkpoint-2"
+    assert fault(begun.output / "checkpoint-6.abandoned") is None
+
+
+def test_a_supervisor_starts_a_run_that_has_no_checkpoint_yet(tmp_path, runs):
+    start = runs.BeganAt()
+    runs.distiller(tmp_path, callbacks=(start,)).train("auto")
+    assert start.step == 0
+
+
+def test_a_supervisor_goes_on_with_a_run_that_has_one(begun):
+    truncate(begun.newest)
+    assert begun.take_up(resume="auto") == 4
+
+
 def test_checkpoints_are_counted_and_not_spelled(tmp_path):
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-best", "checkpoint-"):
         (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-9" / "trainer_state.json").write_text("")
     write_manifest(tmp_path / "checkpoint-9")
     found, faults = last_complete_checkpoint(tmp_path)
     assert found == tmp_path / "checkpoint-9"
     assert ["checkpoint-10 is incomplete" in each for each in faults] == [True]
 
 
+class Killed(Exception):
+    """The process is no more."""
+
+
 def fail_at(monkeypatch, update):
-    """The disk is full while the optimiser is saved."""
+    """The process ends while the optimiser is saved."""
     save = Trainer._save_optimizer_and_scheduler
 
     def fail(self, output_dir):
         if self.state.global_step == update:
-            raise OSError("no space left on device")
+            raise Killed
         save(self, output_dir)
 
     monkeypatch.setattr(Trainer, "_save_optimizer_and_scheduler", fail)
@@ -230,7 +320,7 @@ def test_a_crash_in_mid_save_leaves_the_checkpoint_before_it_to_be_taken_up(
     settings = {"save_steps": 2.0, "save_total_limit": 1}
     with monkeypatch.context() as patch:
         fail_at(patch, 4)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(Killed):
             runs.distiller(tmp_path, **settings).train()
     start = runs.BeganAt()
     runs.distiller(tmp_path, callbacks=(start,), **settings).train(resume_from_checkpoint=True)
@@ -240,7 +330,7 @@ def test_a_crash_in_mid_save_leaves_the_checkpoint_before_it_to_be_taken_up(
 def test_a_checkpoint_saved_over_a_broken_one_is_not_whole_before_it_is_done(begun, monkeypatch):
     truncate(begun.newest)
     fail_at(monkeypatch, 6)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(Killed):
         begun.take_up()
     assert "did not finish" in fault(begun.newest)
 
@@ -281,6 +371,27 @@ def test_a_save_that_fails_leaves_the_old_files(tmp_path):
     with pytest.raises(OSError, match="no space"):
         save_into(folder, save)
     assert (folder / "weights").read_text() == "old"
+
+
+def test_a_save_that_fails_leaves_no_part_of_itself(tmp_path):
+    def save(path):
+        (path / "weights").write_text("half of the n")
+        raise OSError("no space left on device")
+
+    (tmp_path / "old").mkdir()
+    for name in ("old", "new"):
+        with pytest.raises(OSError, match="no space"):
+            save_into(tmp_path / name, save)
+    assert [path.name for path in tmp_path.rglob("*")] == ["old"]
+
+
+def test_a_new_folder_appears_whole(tmp_path):
+    def save(path):
+        (path / "weights").write_text("new")
+        assert not (tmp_path / "model").exists()
+
+    save_into(tmp_path / "model", save)
+    assert (tmp_path / "model" / "weights").read_text() == "new"
 
 
 def test_a_save_replaces_files_and_folders_and_leaves_the_others(tmp_path):

@@ -5,10 +5,8 @@ import torch
 
 from sdtt.training.sharing import (
     accumulation_steps,
-    check_batch,
     check_loader,
     name_dropout,
-    write_batch,
 )
 
 
@@ -39,17 +37,6 @@ def test_texts_that_cannot_be_shared_evenly_are_refused(
 ):
     with pytest.raises(ValueError, match=message):
         accumulation_steps(batch, processes=processes, per_device=per_device, given=given)
-
-
-def test_the_size_of_an_update_is_checked_against_the_checkpoint(tmp_path):
-    write_batch(tmp_path, 8)
-    check_batch(tmp_path, 8)
-    with pytest.raises(ValueError, match="set global_batch_size=8"):
-        check_batch(tmp_path, 4)
-
-
-def test_a_checkpoint_that_does_not_say_the_size_of_an_update_is_taken_up(tmp_path):
-    check_batch(tmp_path, 4)
 
 
 @pytest.mark.parametrize("name", ["split_batches", "dispatch_batches"])

@@ -278,6 +278,7 @@ def test_a_run_is_not_taken_up_with_another_teacher(tmp_path, runs):
     settings = {"steps_per_round": 2, "save_steps": 1.0}
     with pytest.raises(runs.Crashed):
         runs.distiller(tmp_path, callbacks=(runs.CrashAfter(1),), **settings).train()
+    settings["override_on_resume"] = ["teacher"]
     other = runs.distiller(tmp_path, teacher=runs.masked_model(1, n_blocks=2), **settings)
     with pytest.raises(ValueError, match=r"holds another teacher: its backbone.blocks.1.* missing"):
         other.train(resume_from_checkpoint=True)
@@ -287,6 +288,7 @@ def test_a_run_is_not_taken_up_in_another_precision(tmp_path, runs):
     settings = {"steps_per_round": 2, "save_steps": 1.0}
     with pytest.raises(runs.Crashed):
         runs.distiller(tmp_path, callbacks=(runs.CrashAfter(1),), **settings).train()
+    settings["override_on_resume"] = ["teacher_dtype"]
     other = runs.distiller(tmp_path, teacher_dtype="bfloat16", **settings)
     with pytest.raises(ValueError, match=r"is \(.*\) of float32, here \(.*\) of bfloat16"):
         other.train(resume_from_checkpoint=True)

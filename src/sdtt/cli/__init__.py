@@ -12,7 +12,8 @@ known:
 
 The module is imported when its verb is called, so `sdtt --help` costs no more than
 `import sdtt`. Results go to stdout; errors, notes and progress to stderr (`sdtt.cli.console`). Exit
-codes: 0, 2 for what the user can mend, 1 for a fault of ours, 130 when interrupted.
+codes: 0, 2 for what the user can mend, 1 for a fault of ours, 130 when interrupted, 143 when
+training is ended by SIGTERM (it saves a checkpoint before either).
 """
 
 from __future__ import annotations

@@ -262,7 +262,7 @@ def _train_all(
 def _run(trainer: StreamTrainer, name: str, clock: Clock) -> None:
     output = Path(trainer.args.output_dir or ".")
     with clock.stage(name):
-        run_training(trainer, RunFolder(output), name)
+        run_training(trainer, RunFolder(output), name, resumable=False)
     if not isinstance(trainer, SDTTTrainer):
         trainer.save_to(output)
 

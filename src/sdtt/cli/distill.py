@@ -12,7 +12,7 @@ from sdtt.cli.console import note
 from sdtt.cli.options import Given, command, resolved
 from sdtt.cli.pretrain import TextSettings
 from sdtt.cli.run_folder import RunFolder
-from sdtt.cli.train import MAY_DIFFER, QUIET, WITHHELD, run_training, spare, validate
+from sdtt.cli.train import QUIET, WITHHELD, may_differ, run_training, spare, validate
 from sdtt.models.adapters import denoiser_from
 from sdtt.models.checkpoints import load_model, load_tokenizer_of
 from sdtt.training.distill import SDTTConfig, SDTTTrainer
@@ -64,7 +64,7 @@ def distill(
     )
     for source in (settings.model, settings.teacher):
         spare(run, source)
-    run.open(resolved(settings, lora, run, training), verb="distill", may_differ=MAY_DIFFER)
+    run.open(resolved(settings, lora, run, training), verb="distill", may_differ=may_differ(args))
     run_training(trainer, run, "distill")
     validate(trainer, blocks.validation)
     note("students: " + " ".join(str(run.output / "students" / name) for name in args.plan.folders))

@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from sdtt.cli.options import Given, command, resolved
 from sdtt.cli.run_folder import RunFolder
-from sdtt.cli.train import MAY_DIFFER, QUIET, WITHHELD, run_training, spare, validate
+from sdtt.cli.train import QUIET, WITHHELD, may_differ, run_training, spare, validate
 from sdtt.data.corpus import documents
 from sdtt.data.files import Document
 from sdtt.data.held import read_ahead
@@ -23,6 +23,7 @@ from sdtt.models.blocks import BlocksModel
 from sdtt.models.causal import CausalConfig, CausalLM
 from sdtt.models.checkpoints import check_folder, load_model, load_tokenizer_of
 from sdtt.models.mdlm import PRESETS, MDLMConfig, MDLMForMaskedLM, preset
+from sdtt.training.disk import SaveFailed
 from sdtt.training.pretrain import CausalTrainer, MDLMTrainer, PretrainConfig, initialise_from
 from sdtt.training.state import last_complete_checkpoint
 from sdtt.training.trainer import StreamConfig
@@ -146,8 +147,13 @@ def pretrain(settings: PretrainSettings, run: RunFolder, training: Given[Pretrai
     trainer_type = MDLMTrainer if settings.model == "mdlm" else CausalTrainer
     trainer = trainer_type(model, args, blocks.train, tokenizer)
     spare(run, settings.init_from)
-    run.open(resolved(settings, run, training), verb="pretrain", may_differ=MAY_DIFFER)
-    run_training(trainer, run, f"pretrain {settings.model}")
+    run.open(resolved(settings, run, training), verb="pretrain", may_differ=may_differ(args))
+    try:
+        run_training(trainer, run, f"pretrain {settings.model}")
+    except SaveFailed:
+        if trainer.state.global_step == args.max_steps:  # the model may fit where its state did not
+            trainer.save_to(run.output)
+        raise
     trainer.save_to(run.output)
     validate(trainer, blocks.validation)
 

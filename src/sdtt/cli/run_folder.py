@@ -29,6 +29,9 @@ RUN_ENTRIES = (
     "report.md",
     "metrics.json",
     "ladder.png",
+    "faults",
+    "*.part",  # what a kill left in mid-save
+    "run.yaml.partial",
 )
 
 
@@ -41,14 +44,24 @@ class RunFolder:
         default=False,
         metadata={"help": "go on with the run in --output", "flag_only": True},
     )
+    auto_resume: bool = field(
+        default=False,
+        metadata={
+            "help": "go on with the run in --output if it holds one, else start it: "
+            "one command for a supervisor that starts it again and again",
+            "flag_only": True,
+        },
+    )
     overwrite: bool = field(
         default=False,
         metadata={"help": "delete the run in --output first", "flag_only": True},
     )
 
     def __post_init__(self) -> None:
-        """Refuses contradictions."""
-        _refuse_both(self.resume, self.overwrite)
+        """Refuses contradictions; from here on `resume` says it all."""
+        _refuse_both(self.resume or self.auto_resume, self.overwrite)
+        if self.auto_resume and run_entries(self.output):
+            object.__setattr__(self, "resume", True)
 
     def open(
         self, config: Mapping[str, object], *, verb: str, may_differ: Collection[str] = ()
@@ -171,13 +184,14 @@ def check_same(
         if key not in may_differ
     ]
     absent = "(not given)"
+    changed = [key for key in keys if saved.get(key, absent) != config.get(key, absent)]
     changes = [
         f"{key}: {saved.get(key, absent)!r} in the run, {config.get(key, absent)!r} now"
-        for key in keys
-        if saved.get(key, absent) != config.get(key, absent)
+        for key in changed
     ]
     if changes:
         raise ValueError(
             f"cannot resume {output} with another config ({'; '.join(changes)})\n"
-            f"give the values of {file}, or start another run in another --output"
+            f"give the values of {file}, or name what may differ: "
+            f"--override-on-resume {','.join(changed)}"
         )

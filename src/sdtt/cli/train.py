@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import typer
 from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging
 
@@ -13,8 +14,9 @@ from sdtt.cli.run_folder import RunFolder
 from sdtt.evaluation.nelbo import validation_nelbo
 from sdtt.models.adapters import network_of
 from sdtt.models.causal import CausalLM
+from sdtt.training.signals import Interrupted
 from sdtt.training.state import last_complete_checkpoint
-from sdtt.training.trainer import METRICS, StreamTrainer
+from sdtt.training.trainer import METRICS, StreamConfig, StreamTrainer
 
 QUIET: dict[str, Any] = {"disable_tqdm": True}
 """The progress is ours."""
@@ -29,18 +31,25 @@ WITHHELD = frozenset(
     | {"include_for_metrics", "prediction_loss_only", "bf16_full_eval", "fp16_full_eval"}
     | {"per_device_eval_batch_size", "eval_strategy", "eval_steps", "eval_on_start"}
     | {"load_best_model_at_end", "metric_for_best_model", "greater_is_better"}
+    | {"enable_jit_checkpoint", "logging_nan_inf_filter"}
 )
 """Fields of TrainingArguments that the verbs decide, or that nothing of ours reads."""
 
 MAY_DIFFER = frozenset(
-    {"logging_steps", "save_steps", "save_total_limit", "report_to", "batch_size"}
+    {"logging_steps", "save_steps", "save_total_limit", "report_to"}
     | {"per_device_train_batch_size", "gradient_accumulation_steps", "global_batch_size"}
     | {"fsdp", "fsdp_config", "teacher_sharding", "gather_dtype"}
+    | {"on_nonfinite", "max_skipped", "ema_device", "override_on_resume"}
 )
 """Keys that a resumed run may change: they change no weight by more than rounding.
 
-Those of the batch may, because the checkpoint knows how many texts an update has.
+Of a batch the trainer compares the texts of the whole update.
 """
+
+
+def may_differ(args: StreamConfig) -> frozenset[str]:
+    """Keys that a resumed run may change, those of --override-on-resume among them."""
+    return MAY_DIFFER | frozenset(args.override_on_resume or ())
 
 
 class _Advance(TrainerCallback):
@@ -67,8 +76,14 @@ def spare(run: RunFolder, source: Path | None) -> None:
             )
 
 
-def run_training(trainer: StreamTrainer, run: RunFolder, description: str) -> None:
-    """Trains with a progress bar; with --resume from the newest whole checkpoint."""
+def run_training(
+    trainer: StreamTrainer, run: RunFolder, description: str, *, resumable: bool = True
+) -> None:
+    """Trains with a progress bar; with --resume from the newest whole checkpoint.
+
+    Raises:
+        typer.Exit: With 143 after SIGTERM and 130 after SIGINT, once a checkpoint is saved.
+    """
     logging.disable_progress_bar()  # transformers' own bars for reading and writing weights
     trainer.remove_callback(PrinterCallback)
     checkpoint: Path | None = None
@@ -82,7 +97,11 @@ def run_training(trainer: StreamTrainer, run: RunFolder, description: str) -> No
     total = (trainer.args.max_steps - done) * tokens_per_update
     with progress(total, description) if total > 0 else nullcontext(lambda _: None) as advance:
         trainer.add_callback(_Advance(advance, tokens_per_update))
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except Interrupted as stop:
+            note(f"{stop}; the same command with --resume goes on" if resumable else str(stop))
+            raise typer.Exit(stop.status) from None
 
 
 def validate(trainer: StreamTrainer, blocks: Any) -> None:

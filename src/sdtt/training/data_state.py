@@ -22,6 +22,11 @@ def serve_own_lanes(stream: Stream, *, process: int, processes: int, micro_batch
         )
 
 
+def tells_its_text(stream: Stream) -> bool:
+    """Whether ``data.json`` says which text it is: of a stream, or of blocks with a digest."""
+    return stream.is_streamed or _digest(stream) is not None
+
+
 def save_data_state(
     stream: Stream, checkpoint: Path, *, update: int, process: int, processes: int
 ) -> None:

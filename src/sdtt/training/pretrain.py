@@ -1,6 +1,6 @@
 """Pretraining: the masked model by its NELBO, the causal one by its likelihood."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from sdtt.diffusion.elbo import SMALLEST_TIME, nelbo_weight
 from sdtt.diffusion.noise import mask
 from sdtt.diffusion.tiled import tiled_cross_entropy
 from sdtt.models.blocks import BlocksModel
+from sdtt.training.finite import Batch
 from sdtt.training.stream import is_real
 from sdtt.training.trainer import StreamConfig, StreamTrainer
 
@@ -104,6 +105,11 @@ class CausalTrainer(StreamTrainer):
         if model.config.bos_token_id is None:
             raise ValueError("a causal model is trained behind BOS: its config needs bos_token_id")
         super().__init__(model, *args, **kwargs)
+
+    def batch_of(self, update: int) -> Batch:
+        """All texts of an update; none of them is masked."""
+        batch = super().batch_of(update)
+        return replace(batch, t=torch.zeros_like(batch.t), masks=torch.zeros_like(batch.masks))
 
     def items(self, x: Tensor, places: list[int]) -> int:
         """Tokens."""

@@ -1,15 +1,10 @@
 """How an update is shared by processes, so that any number of them gives the same run."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from sdtt.diffusion.uniforms import uniforms
-
-BATCH = "batch.json"
-"""In a checkpoint: how many texts an update of its run has, whoever they were shared by."""
 
 
 def accumulation_steps(
@@ -69,27 +64,6 @@ def check_loader(config: Any) -> None:
                 f"accelerator_config cannot set {name}: each process reads its own texts, "
                 "per_device_train_batch_size at a time"
             )
-
-
-def write_batch(checkpoint: Path, batch: int) -> None:
-    """Notes the texts of an update in a checkpoint."""
-    (checkpoint / BATCH).write_text(json.dumps({"texts": batch}), encoding="utf-8")
-
-
-def check_batch(checkpoint: Path, batch: int) -> None:
-    """Refuses to go on with updates of another size than a run began with.
-
-    Raises:
-        ValueError: Naming both.
-    """
-    file = checkpoint / BATCH
-    saved = json.loads(file.read_text(encoding="utf-8"))["texts"] if file.is_file() else batch
-    if saved != batch:
-        raise ValueError(
-            f"an update of {checkpoint.parent} has {saved} texts, these settings make it {batch} "
-            f"(processes x per_device_train_batch_size x gradient_accumulation_steps); "
-            f"set global_batch_size={saved}"
-        )
 
 
 def name_dropout(seed: int, place: int) -> None:

@@ -14,6 +14,9 @@ from sdtt.data.streaming import StreamedBlocks
 from sdtt.diffusion.noise import Schedule, is_masked, stratified_times
 from sdtt.diffusion.uniforms import permutation, uniforms
 
+REMEMBERED = 64
+"""Updates whose texts a stream can still tell, for those who look for a fault."""
+
 
 class Stream(Dataset[dict[str, Any]]):
     """All texts of a run in order, a fixed function of the seed.
@@ -44,6 +47,7 @@ class Stream(Dataset[dict[str, Any]]):
         self._epoch = -1
         self._order: Int64[Tensor, " N"] = torch.empty(0, dtype=torch.int64)
         self._states: dict[int, StreamState] = {}
+        self._remembered: dict[int, Int64[Tensor, " L"]] = {}
 
     @property
     def length(self) -> int:
@@ -71,8 +75,25 @@ class Stream(Dataset[dict[str, Any]]):
             newest = sorted(self._states)[-1:]
             self._states = {each: self._states[each] for each in newest}
             self._states[update] = self.blocks.state()
+            oldest = (update - REMEMBERED) * self.batch
+            self._remembered = {p: x for p, x in self._remembered.items() if p >= oldest}
         texts = self.blocks.__getitems__(places)
+        self._remembered.update(zip(places, texts, strict=True))
         return [{"input_ids": x, "place": p} for x, p in zip(texts, places, strict=True)]
+
+    def texts_of(self, update: int) -> tuple[list[int], Int64[Tensor, "B L"]]:
+        """The places and texts of an update.
+
+        A stream cannot be read again: it tells those that this process has read in the newest
+        ``REMEMBERED`` updates.
+        """
+        places = list(range(update * self.batch, (update + 1) * self.batch))
+        if not self.is_streamed:
+            return places, torch.stack([self[place]["input_ids"] for place in places])
+        known = [place for place in places if place in self._remembered]
+        none = torch.empty(0, self.length, dtype=torch.int64)
+        rows = [self._remembered[place][None] for place in known]
+        return known, torch.cat([none, *rows])
 
     def state_at(self, update: int) -> StreamState:
         """Where streamed blocks stood when an update began.

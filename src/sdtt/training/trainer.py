@@ -2,9 +2,11 @@
 
 import json
 import math
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,32 +24,48 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
 
 from sdtt.diffusion.noise import SCHEDULES
 from sdtt.training.compiling import compile_for_training
 from sdtt.training.data_state import load_data_state, save_data_state, serve_own_lanes
-from sdtt.training.ema import Ema
-from sdtt.training.parallel import ParallelTrainer
-from sdtt.training.sharding import placed_like, whole_tensors
-from sdtt.training.sharing import (
-    accumulation_steps,
-    check_batch,
-    check_loader,
-    name_dropout,
-    write_batch,
+from sdtt.training.disk import (
+    SaveFailed,
+    bytes_of,
+    check_room,
+    check_writable,
+    checkpoint_bytes,
+    write_failure,
 )
+from sdtt.training.ema import Ema
+from sdtt.training.finite import Batch
+from sdtt.training.guard import Guard
+from sdtt.training.parallel import ParallelTrainer
+from sdtt.training.settings import (
+    Changes,
+    apply_changes,
+    changes_since,
+    check_faults,
+    save_settings,
+    settings_of,
+)
+from sdtt.training.sharding import placed_like, whole_tensors
+from sdtt.training.sharing import accumulation_steps, check_loader, name_dropout
+from sdtt.training.signals import Interrupted
 from sdtt.training.state import (
     EMA,
-    MANIFEST,
     SKIPPED,
+    Progress,
     delete_old_checkpoints,
     fault,
     last_complete_checkpoint,
+    newest_marked,
     save_into,
     write_aside,
-    write_manifest,
 )
 from sdtt.training.stream import Noise, Stream, collate, lengths_of, noise_of
+
+logger = logging.get_logger(__name__)
 
 METRICS = "metrics.jsonl"
 
@@ -76,6 +94,10 @@ class StreamConfig(TrainingArguments):
     ema_decay: float = field(
         default=0.0, metadata={"help": "moving average of the weights, per update; 0: none"}
     )
+    ema_device: Literal["same", "cpu"] = field(
+        default="same",
+        metadata={"help": "where the moving average lies: beside the weights, or in host memory"},
+    )
     loss_dtype: str = field(
         default="float32",
         metadata={"help": "scores and loss are computed in it: float32, float64 or bfloat16"},
@@ -102,10 +124,26 @@ class StreamConfig(TrainingArguments):
     save_total_limit: int | None = field(
         default=2, metadata={"help": "checkpoints kept; older ones are deleted"}
     )
+    on_nonfinite: Literal["stop", "skip"] = field(
+        default="stop",
+        metadata={
+            "help": "an update whose loss or gradient is not finite stops the run, or is left out"
+        },
+    )
+    max_skipped: int = field(
+        default=10, metadata={"help": "updates in a row that on_nonfinite=skip leaves out"}
+    )
+    override_on_resume: list[str] | None = field(
+        default=None, metadata={"help": "settings that may differ from those of a resumed run"}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "never: a loss that is not finite is to be seen"}
+    )
 
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
         super().__post_init__()  # type: ignore[no-untyped-call]
+        check_faults(self)
         for name in ("save_only_model", "ignore_data_skip", "auto_find_batch_size"):
             if getattr(self, name):
                 raise ValueError(f"{name} cannot be set: a resumed run would not go on as it was")
@@ -153,6 +191,7 @@ class StreamTrainer(ParallelTrainer, ABC):
     Raises:
         ValueError: If the tokenizer's vocabulary is not the model's, or the texts of an update
             cannot be shared evenly by the processes.
+        OSError: If ``output_dir`` cannot be written to.
     """
 
     smallest_time = 0.0
@@ -177,6 +216,8 @@ class StreamTrainer(ParallelTrainer, ABC):
         if args.ddp_find_unused_parameters is None:  # there are none: each has a gradient, maybe 0
             args.ddp_find_unused_parameters = False
         args.dataloader_pin_memory &= args.device.type != "cpu"  # pinning needs an accelerator
+        if args.should_save:
+            check_writable(Path(args.output_dir or "."))
         model.set_attn_implementation(args.attn_implementation)
         check_loader(args.accelerator_config)
         args.gradient_accumulation_steps = accumulation_steps(
@@ -212,11 +253,19 @@ class StreamTrainer(ParallelTrainer, ABC):
         self.schedule = SCHEDULES[args.schedule]
         self.loss_dtype: torch.dtype = getattr(torch, args.loss_dtype)
         self.loss_products = torch.bfloat16 if args.bf16 else self.loss_dtype
-        self.ema = Ema(model, args.ema_decay) if args.ema_decay else None
+        if self.sharding is not None and args.ema_device == "cpu":
+            raise ValueError(
+                "ema_device='cpu' is for whole models; under FSDP2 the average lies in parts "
+                "beside the weights: leave ema_device out"
+            )
+        self.ema = Ema(model, args.ema_decay, args.ema_device) if args.ema_decay else None
         self.skipped_updates = 0
         self._nothing_to_learn = False
-        self.add_callback(_AfterUpdate(self))
-        self.add_callback(Records(Path(args.output_dir or ".")))
+        self.changes: Changes = {}
+        self.guard = Guard(self)
+        self.records = Records(Path(args.output_dir or "."))
+        for callback in (_AfterUpdate(self), self.records, self.guard):
+            self.add_callback(callback)
         self.start_clock()
 
     @property
@@ -262,6 +311,15 @@ class StreamTrainer(ParallelTrainer, ABC):
         length = self.stream.length
         return float(self.stream.batch * (length - self.args.variable_length * (length - 1) / 2))
 
+    def batch_of(self, update: int) -> Batch:
+        """The texts of an update, from 1, and the noise that they are trained under.
+
+        Of a stream those that this process has read, as far as it remembers.
+        """
+        places, x = self.stream.texts_of(update - 1)
+        noise = self.noise(places, x.shape[1])
+        return Batch(x, torch.tensor(places), noise.t, noise.masked(self.schedule))
+
     def before_step(self) -> None:
         """Called before every optimiser step: one without gradients moves nothing.
 
@@ -276,7 +334,7 @@ class StreamTrainer(ParallelTrainer, ABC):
         if self._nothing_to_learn:
             self.skipped_updates += 1
             self.record({"skipped_updates": self.skipped_updates})
-        elif self.ema is not None:
+        elif self.ema is not None and not self.guard.left_out:
             self.ema.update(self.accelerator.unwrap_model(self.model))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
@@ -310,9 +368,30 @@ class StreamTrainer(ParallelTrainer, ABC):
         loss: Tensor = total * self.accelerator.num_processes / max(int(num_items_in_batch), 1)
         return loss
 
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As transformers does it; the guard sees the loss."""
+        loss: Tensor = super().training_step(*args, **kwargs)
+        self.guard.watch.add_loss(loss)
+        return loss
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        self._watch_gradients()
+        return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        if grad_norm is None:  # nothing was clipped
+            self._watch_gradients()
+        return super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+
+    def _watch_gradients(self) -> None:
+        if self.accelerator.scaler is None:  # a scaler of fp16 looks after its own overflows
+            self.guard.watch.see_gradients()
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the speed since the last record to it."""
         now, step = time.perf_counter(), self.state.global_step
+        if "loss" in logs:
+            self.guard.correct(logs)
         seconds, updates = now - self._last_log[0], step - self._last_log[1]
         if "loss" in logs and updates > 0:
             places = range((step - updates) * self.stream.batch, step * self.stream.batch)
@@ -339,44 +418,80 @@ class StreamTrainer(ParallelTrainer, ABC):
     ) -> Any:
         """Trains; ``True`` resumes from the newest whole checkpoint of ``output_dir``.
 
+        SIGTERM, and the first SIGINT, end it after the update at hand, with a checkpoint.
+
+        Args:
+            resume_from_checkpoint: A folder; True; or "auto": as True, or from the start where
+                there is no whole checkpoint (for supervisors that start a run again and again).
+            trial: As transformers' Trainer takes it.
+            ignore_keys_for_eval: Likewise.
+
         Raises:
-            ValueError: If there is nothing whole to resume from.
+            ValueError: If there is nothing whole to resume from, or with other settings.
+            OSError: If ``output_dir`` has no room for a checkpoint, or if saves failed again and
+                again (`SaveFailed`).
+            NonFinite: If a loss or a gradient is not finite.
+            Interrupted: By a signal, after the checkpoint.
         """
-        if resume_from_checkpoint is True:
-            output = Path(self.args.output_dir or ".")
-            found, faults = last_complete_checkpoint(output)
-            if found is None:
-                raise ValueError("; ".join([f"no whole checkpoint to resume in {output}", *faults]))
-            resume_from_checkpoint = str(found)
-        elif resume_from_checkpoint:
-            problem = fault(Path(resume_from_checkpoint))
+        checkpoint = self._checkpoint_of(resume_from_checkpoint)
+        self.guard.reset()
+        self.settings = settings_of(self)
+        allowed = self.args.override_on_resume or ()
+        self.changes = changes_since(checkpoint, self.settings, allowed) if checkpoint else {}
+        if self.args.should_save:
+            teacher, ema = getattr(self, "teacher", None), self.ema is not None
+            teacher = teacher if isinstance(teacher, nn.Module) else None
+            model = self.accelerator.unwrap_model(self.model)
+            one = checkpoint_bytes(model, teacher, str(self.args.optim), ema)
+            models = getattr(self.args, "rounds", 1) * (1 + ema)
+            check_room(self.guard.output, self.args, one, models * bytes_of(model))
+        if checkpoint is None and self.stream.is_streamed:
+            self.stream.go_on_from(None)
+        with self.guard.signals as signals:
+            given = str(checkpoint) if checkpoint else None
+            result = super().train(given, trial, ignore_keys_for_eval)
+            self.guard.check_finite()
+            [stop] = self.guard.agreement.largest(self.guard.stop or signals.received)
+        if stop:
+            raise Interrupted(stop, self.state.global_step, newest_marked(self.guard.output))
+        return result
+
+    def _checkpoint_of(self, resume: str | bool | None) -> Path | None:
+        """The checkpoint to resume from, whole; None to start anew."""
+        if not resume:
+            return None
+        if resume is not True and resume != "auto":
+            problem = fault(Path(resume))
             if problem:
                 raise ValueError(problem)
-        elif self.stream.is_streamed:
-            self.stream.go_on_from(None)
-        return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
+            return Path(resume)
+        found, faults = last_complete_checkpoint(self.guard.output)
+        if found is None and resume is True:
+            output = self.guard.output
+            raise ValueError("; ".join([f"no whole checkpoint to resume in {output}", *faults]))
+        for problem in faults:
+            logger.warning(f"{problem}; using the one before it")
+        return found
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run = Path(self._get_output_dir(trial))
         checkpoint = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        write = super()._save_checkpoint
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            if self.args.should_save:
-                (checkpoint / MANIFEST).unlink(missing_ok=True)
-            super()._save_checkpoint(model, trial)
+            whole = self.guard.save(checkpoint, lambda: write(model, trial), limit)
         finally:
             self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:  # older ones go only after this one is known to be whole
-            write_manifest(checkpoint)
+        if whole and self.args.should_save:  # older ones go only after this one is known to be so
             delete_old_checkpoints(checkpoint, limit)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
-            write_batch(Path(output_dir), self.stream.batch)
+            save_settings(Path(output_dir), self.settings)
             record = json.dumps({"updates": self.skipped_updates})
             (Path(output_dir) / SKIPPED).write_text(record, encoding="utf-8")
+        self.guard.save_progress(Path(output_dir))
         if self.ema is not None:
             shadow = whole_tensors(self.ema.shadow, keep=self.args.should_save)
             if self.args.should_save:
@@ -390,12 +505,20 @@ class StreamTrainer(ParallelTrainer, ABC):
         )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            check_batch(Path(checkpoint), self.stream.batch)
+        optimizer: Any = self.optimizer
+        fresh = [dict(group, params=None) for group in optimizer.param_groups]
+        rates = list(getattr(self.lr_scheduler, "base_lrs", []))
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            load_data_state(self.stream, Path(checkpoint))
-        if checkpoint is not None and self.ema is not None:
+        if checkpoint is None:
+            return
+        load_data_state(self.stream, Path(checkpoint))
+        self.guard.progress = Progress.load(Path(checkpoint))
+        if self.changes:
+            apply_changes(self, fresh, rates)
+        if self.ema is not None and not (Path(checkpoint) / EMA).is_file():  # overridden from 0
+            model = self.accelerator.unwrap_model(self.model)
+            self.ema = Ema(model, self.args.ema_decay, self.args.ema_device)
+        elif self.ema is not None:
             saved = safetensors.torch.load_file(Path(checkpoint) / EMA)
             self.ema.shadow = {
                 name: placed_like(saved[name], shadow) for name, shadow in self.ema.shadow.items()
@@ -412,7 +535,12 @@ class StreamTrainer(ParallelTrainer, ABC):
         """Saves the model and its tokenizer, and their EMA under ``ema/``; other files stay.
 
         All processes must call it; one writes.
+
+        Raises:
+            NonFinite: If an update up to now was not finite.
+            SaveFailed: If the disk does not take it; what was there before stays.
         """
+        self.guard.check_finite()
         model = self.whole_model()
         averaged = None if self.ema is None else self.whole_model(self.ema.shadow)
         if model is None:
@@ -427,7 +555,16 @@ class StreamTrainer(ParallelTrainer, ABC):
                 if self.processing_class is not None:
                     self.processing_class.save_pretrained(place)
 
-        save_into(folder, save)
+        try:
+            save_into(folder, save)
+        except Exception as error:
+            reason = write_failure(error)
+            if reason is None:
+                raise
+            last = newest_marked(self.guard.output)
+            raise SaveFailed(
+                f"{folder} could not be saved: {reason}\nmake room and resume from {last}"
+            ) from error
 
 
 class _AfterUpdate(TrainerCallback):
@@ -447,10 +584,14 @@ class _AfterUpdate(TrainerCallback):
 
 
 class Records(TrainerCallback):
-    """Appends every record to ``metrics.jsonl``; a resumed run first drops what it will redo."""
+    """Appends every record to ``metrics.jsonl``; a resumed run first drops what it will redo.
+
+    What the disk does not take is kept and tried again with the next record.
+    """
 
     def __init__(self, output: Path) -> None:
         self.path = output / METRICS
+        self.waiting: list[str] = []
 
     def on_train_begin(
         self,
@@ -462,6 +603,7 @@ class Records(TrainerCallback):
         """Keeps the records of updates that stand."""
         if not state.is_world_process_zero:
             return
+        self.waiting.clear()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         kept = [line for line in lines if _step(line) <= state.global_step]
@@ -478,15 +620,30 @@ class Records(TrainerCallback):
         """Appends one record."""
         if not state.is_world_process_zero:
             return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+        self.append({"step": state.global_step, **(logs or {})})
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Writes a record, and those that wait, or nothing."""
+        self.waiting.append(json.dumps(record) + "\n")
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("".join(self.waiting))
+        except OSError as error:
+            with suppress(OSError):
+                os.truncate(self.path, size)
+            logger.warning(
+                f"{self.path} takes no record now: {write_failure(error)}; kept for later"
+            )
+        else:
+            self.waiting.clear()
 
 
 def _step(record: str) -> float:
     """The update of a record; past all others if a kill has cut it short."""
     try:
         return float(json.loads(record)["step"])
-    except ValueError:
+    except (ValueError, TypeError, KeyError):
         return math.inf
 
 

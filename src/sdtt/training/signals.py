@@ -1,0 +1,75 @@
+"""Signals that ask a run to stop: it ends the update at hand, saves, and leaves."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SAME_PRESS = 2.0
+"""Seconds in which a second SIGINT counts as the first: launchers hand on what a terminal sends to
+all."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was stopped by a signal, after its checkpoint.
+
+    Attributes:
+        signum: The signal.
+        update: The last update that was done.
+        checkpoint: The newest whole checkpoint; None if there is none.
+        status: What a process should exit with: 128 + signum (143 for SIGTERM, 130 for SIGINT).
+    """
+
+    def __init__(self, signum: int, update: int, checkpoint: Path | None) -> None:
+        self.signum, self.update, self.checkpoint = signum, update, checkpoint
+        self.status = 128 + signum
+        where = f"its state is in {checkpoint}" if checkpoint else "no checkpoint could be saved"
+        super().__init__(f"stopped by {signal.Signals(signum).name} after update {update}; {where}")
+
+
+class StopSignals:
+    """Within the context the first SIGTERM or SIGINT is noted instead of ending the process.
+
+    A second SIGINT interrupts at once. Outside the main thread, where Python takes no handlers, and
+    for signals that the process ignores, nothing is changed. What was there before is restored.
+
+    Attributes:
+        received: The first signal that came, 0 if none has.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._since = 0.0
+        self._before: dict[int, Any] = {}
+        self._process = os.getpid()
+
+    def __enter__(self) -> "StopSignals":
+        self.received, self._process = 0, os.getpid()
+        if threading.current_thread() is threading.main_thread():
+            for signum in SIGNALS:
+                if signal.getsignal(signum) is not signal.SIG_IGN:
+                    self._before[signum] = signal.signal(signum, self._receive)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+        self._before.clear()
+
+    def _receive(self, signum: int, _: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a fork, such as a worker that loads data
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+        elif not self.received:
+            self.received, self._since = signum, time.monotonic()
+        elif signum == signal.SIGINT and time.monotonic() - self._since > SAME_PRESS:
+            raise KeyboardInterrupt

@@ -1,0 +1,128 @@
+import json
+import os
+import signal
+import threading
+
+import pytest
+import typer
+from transformers import TrainerCallback
+
+from sdtt.cli.run_folder import RunFolder
+from sdtt.cli.train import run_training
+from sdtt.training import signals
+from sdtt.training.signals import Interrupted, StopSignals
+from sdtt.training.state import checkpoints, fault
+
+WHOLE = {"student_dropout": 0.1, "gradient_accumulation_steps": 2, "logging_steps": 3.0}
+
+
+class Signal(TrainerCallback):
+    """Sends this process a signal within an update, or while its checkpoint is saved."""
+
+    def __init__(self, signum, update, event="on_step_begin"):
+        self.signum, self.update = signum, update
+        setattr(self, event, self.send)
+
+    def send(self, _args, state, control, **_):
+        if state.global_step == self.update:
+            os.kill(os.getpid(), self.signum)
+        return control
+
+
+def interrupted(runs, output, signum=signal.SIGTERM, update=3, **settings):
+    callback = Signal(signum, update)
+    with pytest.raises(Interrupted) as caught:
+        runs.distiller(output, callbacks=(callback,), **WHOLE | settings).train()
+    return caught.value
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_run_after_the_update_at_hand_with_a_whole_checkpoint(
+    tmp_path, runs, signum, status
+):
+    stop = interrupted(runs, tmp_path, signum)
+    assert (stop.update, stop.status, stop.checkpoint) == (4, status, tmp_path / "checkpoint-4")
+    assert fault(stop.checkpoint) is None
+
+
+def test_a_run_ended_by_a_signal_is_continued_to_the_same_end(tmp_path, runs):
+    interrupted(runs, tmp_path / "cut")
+    runs.distiller(tmp_path / "cut", runs.masked_model(1), **WHOLE).train(True)
+    runs.distiller(tmp_path / "whole", **WHOLE).train()
+    whole, cut = (runs.contents(tmp_path / name / "checkpoint-10") for name in ("whole", "cut"))
+    assert runs.differences(whole, cut) == []
+
+
+def test_a_record_over_a_stop_holds_the_losses_before_it(tmp_path, runs):
+    interrupted(runs, tmp_path / "cut")  # after update 4, with records at 3 and 6
+    runs.distiller(tmp_path / "cut", **WHOLE).train(True)
+    runs.distiller(tmp_path / "whole", **WHOLE).train()
+    of = {}
+    for name in ("whole", "cut"):
+        lines = map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
+        of[name] = [(each["step"], each["loss"]) for each in lines if "loss" in each]
+    assert of["cut"] == of["whole"]
+
+
+def test_a_signal_during_a_save_costs_no_further_update(tmp_path, runs):
+    callback = Signal(signal.SIGTERM, 4, "on_save")
+    with pytest.raises(Interrupted) as caught:
+        runs.distiller(tmp_path, callbacks=(callback,), save_steps=2.0).train()
+    assert caught.value.update == 4
+
+
+def test_a_signal_during_the_last_update_is_not_forgotten(tmp_path, runs):
+    assert interrupted(runs, tmp_path, update=9).update == 10
+
+
+def test_a_signal_saves_where_no_saves_were_asked_for(tmp_path, runs):
+    stop = interrupted(runs, tmp_path, save_strategy="no")
+    assert checkpoints(tmp_path) == [stop.checkpoint]
+
+
+def test_handlers_are_restored_after_training(tmp_path, runs):
+    before = [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)]
+    interrupted(runs, tmp_path)
+    assert [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_a_thread_that_is_not_the_main_one_trains_too(tmp_path, runs):
+    trainer = runs.distiller(tmp_path)
+    thread = threading.Thread(target=trainer.train)
+    thread.start()
+    thread.join()
+    assert trainer.state.global_step == 10
+
+
+def test_a_second_interrupt_ends_at_once(monkeypatch):
+    monkeypatch.setattr(signals, "SAME_PRESS", -1.0)
+    with StopSignals():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_interrupt_that_a_launcher_hands_on_is_the_same_one():
+    with StopSignals() as stop:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.received == signal.SIGINT
+
+
+def test_an_ignored_signal_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.received == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_the_command_line_exits_with_143_and_says_how_to_go_on(tmp_path, runs, capsys):
+    trainer = runs.distiller(tmp_path, callbacks=(Signal(signal.SIGTERM, 3),))
+    with pytest.raises(typer.Exit) as caught:
+        run_training(trainer, RunFolder(tmp_path), "distill")
+    assert caught.value.exit_code == 143
+    expected = f"stopped by SIGTERM after update 4; its state is in {tmp_path}/checkpoint-4; "
+    assert expected + "the same command with --resume goes on" in capsys.readouterr().err
