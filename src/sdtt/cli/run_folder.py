@@ -16,6 +16,7 @@ RUN_FILE = "run.yaml"
 RUN_ENTRIES = (
     RUN_FILE,
     "metrics.jsonl",
+    "samples.jsonl",
     "checkpoint-*",
     "students",
     "config.json",

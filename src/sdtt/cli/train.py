@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback, TrainerState
 from transformers.utils import logging
 
 from sdtt.cli.console import note, progress
@@ -33,6 +33,7 @@ WITHHELD = frozenset(
 
 MAY_DIFFER = frozenset(
     {"logging_steps", "save_steps", "save_total_limit", "report_to", "batch_size"}
+    | {"sample_every", "sample_count", "sample_steps", "sample_sampler", "judge", "peak_tflops"}
 )
 """Keys that a resumed run may change: they change no weight."""
 
@@ -45,6 +46,46 @@ class _Advance(TrainerCallback):
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.advance(self.tokens_per_update)
+
+
+class Dashboard(TrainerCallback):
+    """The one line that says how a run is: round, update, loss, MFU, and the last samples."""
+
+    def __init__(self, updates: int, rounds: int = 0) -> None:
+        self.updates, self.rounds = updates, rounds
+        self.step = 0
+        self.latest: dict[str, Any] = {}
+        self.samples: dict[str, dict[int, float]] = {}
+
+    def on_step_end(self, _args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
+        """Takes the update."""
+        self.step = state.global_step
+
+    def on_log(self, *_: Any, logs: dict[str, Any] | None = None, **__: Any) -> None:
+        """Takes the figures of a record."""
+        self.latest |= logs or {}
+        looks = {name: value for name, value in (logs or {}).items() if name.startswith("sample_")}
+        if looks:  # other steps than those of the last look are no longer true
+            self.samples = {}
+        for name, value in looks.items():
+            _, figure, steps = name.split("_")
+            self.samples.setdefault(figure, {})[int(steps)] = value
+
+    def line(self) -> str:
+        """Such as "round 2/5, update 1,200/5,000, loss 0.0123, MFU 0.41, entropy 3.80 in 8 steps"."""
+        parts = [f"update {self.step:,}/{self.updates:,}"]
+        if self.rounds:
+            parts.insert(0, f"round {self.latest.get('round', 1)}/{self.rounds}")
+        if "loss" in self.latest:
+            parts.append(f"loss {self.latest['loss']:.4g}")
+        if "mfu" in self.latest:
+            parts.append(f"MFU {self.latest['mfu']:.2f}")
+        entropies, perplexities = (self.samples.get(n, {}) for n in ("entropy", "perplexity"))
+        if entropies:
+            steps = sorted(entropies)[len(entropies) // 2]
+            judged = f"perplexity {perplexities[steps]:.4g}, " if steps in perplexities else ""
+            parts.append(f"{judged}entropy {entropies[steps]:.2f} in {steps} steps")
+        return ", ".join(parts)
 
 
 def spare(run: RunFolder, source: Path | None) -> None:
@@ -74,7 +115,16 @@ def run_training(trainer: StreamTrainer, run: RunFolder, description: str) -> No
     done = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
     tokens_per_update = trainer.stream.batch * trainer.stream[0]["input_ids"].shape[0]
     total = (trainer.args.max_steps - done) * tokens_per_update
-    with progress(total, description) if total > 0 else nullcontext(lambda _: None) as advance:
+    board = Dashboard(trainer.args.max_steps, getattr(trainer.args, "rounds", 0))
+    trainer.add_callback(board)
+    if trainer.peak.flops_per_second is None:
+        note(f"MFU is left out: {trainer.peak.source}")
+    shown = (
+        progress(total, description, status=board.line)
+        if total > 0
+        else nullcontext(lambda _: None)
+    )
+    with shown as advance:
         trainer.add_callback(_Advance(advance, tokens_per_update))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 

@@ -15,6 +15,8 @@ from sdtt.diffusion.denoiser import as_denoiser
 from sdtt.diffusion.divergence import DIVERGENCES, tiled_divergence
 from sdtt.diffusion.noise import mask, teacher_times
 from sdtt.diffusion.rollout import rollout
+from sdtt.training.flops import Flops, distillation_flops, expected_passes, network_of
+from sdtt.training.monitor import mean_since
 from sdtt.training.rounds import Round, RoundPlan
 from sdtt.training.state import TEACHER, TEACHER_ROUND
 from sdtt.training.trainer import StreamConfig, StreamTrainer
@@ -131,6 +133,33 @@ class SDTTTrainer(StreamTrainer):
         """The round of the update at hand."""
         return self.plan.at(self.state.global_step)
 
+    @property
+    def last_round(self) -> Round:
+        """The round of the update that was done last; the first before any."""
+        return self.plan.at(max(self.state.global_step - 1, 0))
+
+    @property
+    def student_steps(self) -> int:
+        """Those of the round of the update that was done last."""
+        return self.last_round.student_sampling_steps
+
+    def ends_round(self, step: int) -> bool:
+        """Whether the update that makes ``step`` of them is the last of its round."""
+        return self.plan.ends_at(step - 1)
+
+    def update_flops(self) -> Flops:
+        """The student's pass and backward pass, the teacher's passes, the rows projected."""
+        now = self.last_round
+        k = now.teacher_sampling_steps // now.student_sampling_steps
+        return distillation_flops(
+            self.network,
+            network_of(self.teacher),
+            expected_passes(self.schedule, now.dt, k, self.length),
+            texts=self.stream.batch,
+            length=self.length,
+            checkpointing=self.args.gradient_checkpointing,
+        )
+
     def items(self, x: Tensor, places: list[int]) -> int:
         """Masked positions."""
         return int(self.noise(places, x.shape[1]).masked(self.schedule).sum())
@@ -142,6 +171,7 @@ class SDTTTrainer(StreamTrainer):
         noise = self.noise(places, x.shape[1])
         z = mask(x, noise.masked(self.schedule).to(x.device), teacher.mask_token_id)
         rows = (z == teacher.mask_token_id).flatten().nonzero().squeeze(-1)
+        self.monitor.count(len(rows))
         if len(rows):
             times = teacher_times(noise.t, self.round.dt, self.args.teacher_steps)
             with self.accelerator.autocast():
@@ -150,6 +180,8 @@ class SDTTTrainer(StreamTrainer):
             target = teacher.head.weight[:0]
 
         def objective(hidden: Tensor, head: Any) -> Tensor:
+            if self.compares:
+                self.monitor.compare(hidden, head, target, teacher.head, teacher.excluded_ids)
             return tiled_divergence(
                 hidden,
                 head,
@@ -186,10 +218,13 @@ class SDTTTrainer(StreamTrainer):
             self.save_to(output / "students" / self.plan.folder_of(update))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the round to every record."""
-        now = self.plan.at(max(self.state.global_step - 1, 0))
+        """Adds the round to every record, and the mean loss of the round so far."""
+        now = self.last_round
         logs["round"] = now.index + 1
         logs["student_sampling_steps"] = now.student_sampling_steps
+        if "loss" in logs:
+            record = logs | {"step": self.state.global_step}
+            logs["round_loss"] = mean_since(self.state.log_history, record)
         super().log(logs, start_time)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

@@ -12,6 +12,7 @@ from sdtt.diffusion.divergence import tiled_cross_entropy
 from sdtt.diffusion.elbo import SMALLEST_TIME, nelbo_weight
 from sdtt.diffusion.noise import mask
 from sdtt.models.blocks import BlocksModel
+from sdtt.training.flops import Flops, masked_share
 from sdtt.training.trainer import StreamConfig, StreamTrainer
 
 
@@ -63,12 +64,17 @@ class MDLMTrainer(StreamTrainer):
         """Tokens."""
         return x.numel()
 
+    def update_flops(self) -> Flops:
+        """A pass and its backward pass; the masked rows are projected."""
+        return self.flops_with_rows(masked_share(self.schedule, self.smallest_time))
+
     def loss_sum(self, model: nn.Module, x: Tensor, places: list[int]) -> Tensor:
         """The NELBO of the texts, summed, in nats."""
         denoiser = self.accelerator.unwrap_model(self.model)
         noise = self.noise(places, x.shape[1])
         masked = noise.masked(self.schedule).to(x.device)
         rows = masked.flatten().nonzero().squeeze(-1)
+        self.monitor.count(len(rows))
         weights = nelbo_weight(noise.t, self.schedule).float().to(x.device)[rows // x.shape[1]]
 
         def objective(hidden: Tensor, head: Any) -> Tensor:
@@ -101,6 +107,10 @@ class CausalTrainer(StreamTrainer):
     def items(self, x: Tensor, places: list[int]) -> int:  # noqa: ARG002
         """Tokens."""
         return x.numel()
+
+    def update_flops(self) -> Flops:
+        """A pass and its backward pass; all rows are projected."""
+        return self.flops_with_rows(1.0)
 
     def loss_sum(self, model: nn.Module, x: Tensor, places: list[int]) -> Tensor:  # noqa: ARG002
         """-log p of the texts, summed, in nats."""

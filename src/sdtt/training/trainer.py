@@ -1,12 +1,14 @@
 """What all our Trainers share: data order, noise by name, EMA, records, whole checkpoints."""
 
 import json
-import math
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.torch
 import torch
@@ -21,18 +23,22 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
 from sdtt.diffusion.noise import SCHEDULES
 from sdtt.training.ema import Ema
+from sdtt.training.flops import Flops, network_of, training_flops
+from sdtt.training.looks import Looks
+from sdtt.training.monitor import Monitor, ema_distance
+from sdtt.training.peak import Peak, peak_rate, precision_of
 from sdtt.training.state import (
     EMA,
     MANIFEST,
     delete_old_checkpoints,
     fault,
+    keep_records,
     last_complete_checkpoint,
     save_into,
-    write_aside,
     write_manifest,
 )
 from sdtt.training.stream import Noise, Stream, collate, noise_of
@@ -75,6 +81,29 @@ class StreamConfig(TrainingArguments):
     save_total_limit: int | None = field(
         default=2, metadata={"help": "checkpoints kept; older ones are deleted"}
     )
+    sample_every: int = field(
+        default=0, metadata={"help": "updates between two looks at samples; 0: none"}
+    )
+    sample_count: int = field(
+        default=8, metadata={"help": "samples of a look, at each number of steps"}
+    )
+    sample_steps: tuple[int, ...] = field(
+        default=(),
+        metadata={
+            "help": "sampling steps of a look; by default the student's own, a quarter and 4 times"
+        },
+    )
+    sample_sampler: Literal["dilated", "ancestral", "confidence", "analytic"] = field(
+        default="dilated", metadata={"help": "sampler of a look"}
+    )
+    judge: str | None = field(
+        default=None,
+        metadata={"help": "causal language model that scores the looks: folder or hub name"},
+    )
+    peak_tflops: float | None = field(
+        default=None,
+        metadata={"help": "peak rate of a device in TFLOP/s, for MFU; looked up or measured"},
+    )
 
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
@@ -92,13 +121,28 @@ class StreamConfig(TrainingArguments):
             )
         if self.ema_decay and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        self._check_looks()
+
+    def _check_looks(self) -> None:
+        if self.sample_every < 0:
+            raise ValueError(f"sample_every must be at least 0, got {self.sample_every}")
+        for name, value in (("judge", self.judge), ("sample_steps", self.sample_steps)):
+            if value and not self.sample_every:
+                raise ValueError(f"{name} says how samples are looked at: set sample_every too")
+        if self.sample_count < 1:
+            raise ValueError(f"sample_count must be at least 1, got {self.sample_count}")
+        wrong = [steps for steps in self.sample_steps if steps < 1]
+        if wrong:
+            raise ValueError(f"sample_steps must be at least 1, got {wrong[0]}")
+        if self.peak_tflops is not None and self.peak_tflops <= 0:
+            raise ValueError(f"peak_tflops must be above 0, got {self.peak_tflops:g}")
 
 
 class StreamTrainer(Trainer, ABC):
     """A Trainer whose every random number is named, and whose checkpoints are whole or ignored.
 
-    A subclass gives ``smallest_time``, ``items`` and ``loss_sum``. The loss of an update is
-    sum(loss_sum) / sum(items) over all its micro-batches and processes.
+    A subclass gives ``smallest_time``, ``items``, ``loss_sum`` and ``update_flops``. The loss of an
+    update is sum(loss_sum) / sum(items) over all its micro-batches and processes.
 
     Args:
         model: The network to train.
@@ -148,7 +192,11 @@ class StreamTrainer(Trainer, ABC):
         self.schedule = SCHEDULES[args.schedule]
         self.loss_dtype: torch.dtype = getattr(torch, args.loss_dtype)
         self.ema = Ema(model, args.ema_decay) if args.ema_decay else None
+        self.network = network_of(model)
+        self.monitor = Monitor()
         self.add_callback(_AfterUpdate(self))
+        if args.sample_every:
+            self.add_callback(Looks(self))
         self.add_callback(Records(Path(args.output_dir or ".")))
         self.start_clock()
 
@@ -164,6 +212,56 @@ class StreamTrainer(Trainer, ABC):
     @abstractmethod
     def loss_sum(self, model: nn.Module, x: Tensor, places: list[int]) -> Tensor:
         """The loss of a micro-batch, summed over its items."""
+
+    @abstractmethod
+    def update_flops(self) -> Flops:
+        """What the update that was done last, or is to be the first, asks of all processes."""
+
+    def flops_with_rows(self, share: float) -> Flops:
+        """A pass over the texts of an update and back, with a share of their rows projected."""
+        texts, length = self.stream.batch, self.length
+        return training_flops(
+            self.network,
+            texts=texts,
+            length=length,
+            rows=share * texts * length,
+            checkpointing=self.args.gradient_checkpointing,
+        )
+
+    @property
+    def student_steps(self) -> int | None:
+        """The sampling steps that the model is trained for; None if for none in particular."""
+        return None
+
+    def ends_round(self, step: int) -> bool:  # noqa: ARG002
+        """Whether a round ends with the update that makes ``step`` of them."""
+        return False
+
+    def is_recorded(self, step: int) -> bool:
+        """Whether there will be a record when ``step`` updates are done."""
+        if self.args.logging_strategy != IntervalStrategy.STEPS:
+            return False
+        regular = step % self.state.logging_steps == 0
+        return regular or self.ends_round(step) or (step == 1 and self.args.logging_first_step)
+
+    @property
+    def compares(self) -> bool:
+        """Whether this is the last micro-batch of an update that is recorded."""
+        last: bool = self.accelerator.sync_gradients
+        return last and self.is_recorded(self.state.global_step + 1)
+
+    @property
+    def length(self) -> int:
+        """L, the tokens of a text."""
+        length: int = self.stream[0]["input_ids"].shape[0]
+        return length
+
+    @cached_property
+    def peak(self) -> Peak:
+        """How fast the device of a process could multiply, in the precision of the networks."""
+        args = self.args
+        precision = precision_of(bf16=args.bf16, fp16=args.fp16, device=args.device)
+        return peak_rate(args.device, precision, args.peak_tflops)
 
     def noise(self, places: list[int], length: int) -> Noise:
         """The noise of the texts at these places."""
@@ -205,18 +303,40 @@ class StreamTrainer(Trainer, ABC):
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the speed since the last record to it."""
-        now, step = time.perf_counter(), self.state.global_step
-        seconds, updates = now - self._last_log[0], step - self._last_log[1]
+        """Adds to a record what ``monitor`` describes."""
+        updates = self.state.global_step - self._last_log[1]
         if "loss" in logs and updates > 0:
-            length = self.stream[0]["input_ids"].shape[0]
-            logs["tokens_per_second"] = updates * self.stream.batch * length / seconds
-        self.start_clock()
+            now = time.perf_counter()
+            seconds = now - self._last_log[0]
+            self._last_log = (now, self.state.global_step)
+            self._seconds += seconds
+            logs |= self.monitor.figures(
+                updates=updates,
+                seconds=seconds,
+                tokens=self.stream.batch * self.length,
+                processes=self.args.world_size,
+                flops=self.update_flops(),
+                peak=self.peak,
+            )
+            if self.ema is not None:
+                model = self.accelerator.unwrap_model(self.model)
+                logs["ema_distance"] = ema_distance(self.ema.shadow, dict(model.named_parameters()))
+            logs["seconds"] = self._seconds
         super().log(logs, start_time)
 
     def start_clock(self) -> None:
-        """Speed is measured from here on."""
+        """Speed is measured from here on; seconds go on from the last record of the run."""
+        past = [each["seconds"] for each in self.state.log_history if "seconds" in each]
+        self._seconds = past[-1] if past else 0.0
         self._last_log = (time.perf_counter(), self.state.global_step)
+
+    @contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """What is done meanwhile is no training: it counts neither as time nor in speeds."""
+        begun = time.perf_counter()
+        yield
+        since, step = self._last_log
+        self._last_log = (since + time.perf_counter() - begun, step)
 
     def train(
         self,
@@ -294,10 +414,15 @@ class _AfterUpdate(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
+        _ = self.trainer.peak  # a CPU is measured now, before the clock runs
         self.trainer.start_clock()
 
-    def on_step_end(self, *_: Any, **__: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self.trainer.after_update()
+        if self.trainer.ends_round(state.global_step):  # no record lies in two rounds
+            control.should_log = args.logging_strategy == IntervalStrategy.STEPS
 
 
 class Records(TrainerCallback):
@@ -316,10 +441,7 @@ class Records(TrainerCallback):
         """Keeps the records of updates that stand."""
         if not state.is_world_process_zero:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        kept = [line for line in lines if _step(line) <= state.global_step]
-        write_aside(self.path, "".join(line + "\n" for line in kept))
+        keep_records(self.path, state.global_step)
 
     def on_log(
         self,
@@ -334,14 +456,6 @@ class Records(TrainerCallback):
             return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
-
-
-def _step(record: str) -> float:
-    """The update of a record; past all others if a kill has cut it short."""
-    try:
-        return float(json.loads(record)["step"])
-    except ValueError:
-        return math.inf
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
