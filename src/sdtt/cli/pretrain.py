@@ -24,7 +24,6 @@ from sdtt.training.probe import random_texts
 from sdtt.training.state import last_complete_checkpoint
 from sdtt.training.trainer import StreamTrainer
 
-
 TRAINERS: dict[str, type[StreamTrainer]] = {"mdlm": MDLMTrainer, "causal": CausalTrainer}
 
 

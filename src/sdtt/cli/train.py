@@ -72,7 +72,7 @@ class Dashboard(TrainerCallback):
             self.samples.setdefault(figure, {})[int(steps)] = value
 
     def line(self) -> str:
-        """Such as "round 2/5, update 1,200/5,000, loss 0.0123, MFU 0.41, entropy 3.80 in 8 steps"."""
+        """Such as "round 2/5, update 1,200/5,000, loss 0.0123, entropy 3.80 in 8 steps"."""
         parts = [f"update {self.step:,}/{self.updates:,}"]
         if self.rounds:
             parts.insert(0, f"round {self.latest.get('round', 1)}/{self.rounds}")

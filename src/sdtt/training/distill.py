@@ -157,7 +157,6 @@ class SDTTTrainer(StreamTrainer):
             expected_passes(self.schedule, now.dt, k, self.length),
             texts=self.stream.batch,
             length=self.length,
-            checkpointing=self.args.gradient_checkpointing,
         )
 
     def items(self, x: Tensor, places: list[int]) -> int:

@@ -111,10 +111,9 @@ class Estimate:
 
     def probed(self, probe: Probe) -> "Estimate":
         """The same with the hours that a probe gives."""
-        basis = (
-            f"a probe of {probe.updates} updates on this machine, "
-            f"{probe.seconds_per_update:.3g} s an update"
-        )
+        updates = f"{probe.updates} update" + ("s" if probe.updates > 1 else "")
+        each = f"{probe.seconds_per_update:.3g} s an update"
+        basis = f"a probe of {updates} on this machine, {each}"
         return replace(self.at_rate(probe.flops_per_second, basis), probe=probe)
 
     def assuming(self, mfu: float) -> "Estimate":
@@ -156,7 +155,6 @@ def estimate_of_distillation(
             passes,
             texts=texts,
             length=length,
-            checkpointing=args.gradient_checkpointing,
         )
         stages.append(
             Stage(
@@ -166,7 +164,7 @@ def estimate_of_distillation(
                 learning_rate=args.learning_rate,
                 teacher_passes=passes.passes,
                 tokens=updates * texts * length,
-                flops=updates * flops.needed,
+                flops=updates * flops.total,
             )
         )
     held = max(of_teacher.parameters, network.parameters)
@@ -185,7 +183,6 @@ def estimate_of_pretraining(args: StreamConfig, model: Any, peak: Peak) -> Estim
         texts=texts,
         length=length,
         rows=share * texts * length,
-        checkpointing=args.gradient_checkpointing,
     )
     stage = Stage(
         teacher_steps=None,
@@ -194,7 +191,7 @@ def estimate_of_pretraining(args: StreamConfig, model: Any, peak: Peak) -> Estim
         learning_rate=args.learning_rate,
         teacher_passes=None,
         tokens=args.max_steps * texts * length,
-        flops=args.max_steps * flops.needed,
+        flops=args.max_steps * flops.total,
     )
     result = 4 * (network.parameters + (network.trained if args.ema_decay else 0))
     return _estimate(args, model, network, peak, (stage,), 0, result)

@@ -7,7 +7,8 @@ that are projected to V scores,
     forward:   2 P T + 4 L^2 D a block and text (half of it where attention is causal) + 2 N V D
     backward:  twice as much; 2 P T less for weights that are frozen
 
-Norms, activations, softmax and the optimiser are left out: about a hundredth at width 768.
+Norms, activations, softmax and the optimiser are left out (about a hundredth at width 768), and so
+is what gradient checkpointing computes a second time: the mathematics does not need it.
 """
 
 from dataclasses import dataclass
@@ -94,32 +95,21 @@ class Flops:
         body: In the linear maps of the blocks.
         attention: In scores and averages of attention.
         head: In projections to the vocabulary.
-        recomputed: What gradient checkpointing computes a second time; the mathematics does not
-            need it.
     """
 
     body: float
     attention: float
     head: float
-    recomputed: float = 0.0
 
     def __add__(self, other: "Flops") -> "Flops":
         return Flops(
-            self.body + other.body,
-            self.attention + other.attention,
-            self.head + other.head,
-            self.recomputed + other.recomputed,
+            self.body + other.body, self.attention + other.attention, self.head + other.head
         )
 
     @property
-    def needed(self) -> float:
-        """What the mathematics needs: what MFU counts."""
+    def total(self) -> float:
+        """All of them: what MFU counts."""
         return self.body + self.attention + self.head
-
-    @property
-    def done(self) -> float:
-        """What the machine computes."""
-        return self.needed + self.recomputed
 
 
 def forward_flops(network: Network, *, texts: float, length: int, rows: float) -> Flops:
@@ -132,9 +122,7 @@ def forward_flops(network: Network, *, texts: float, length: int, rows: float) -
     )
 
 
-def training_flops(
-    network: Network, *, texts: float, length: int, rows: float, checkpointing: bool = False
-) -> Flops:
+def training_flops(network: Network, *, texts: float, length: int, rows: float) -> Flops:
     """A pass and its backward pass: gradients of what it computed, and of the trained weights.
 
     Args:
@@ -142,14 +130,12 @@ def training_flops(
         texts: Texts that pass.
         length: L.
         rows: Rows projected to the vocabulary.
-        checkpointing: Whether the blocks are computed again in the backward pass.
     """
     once = forward_flops(network, texts=texts, length=length, rows=rows)
     return Flops(
         body=2 * once.body + 2 * network.body_trained * texts * length,
         attention=3 * once.attention,
         head=(3 if network.head_trained else 2) * once.head,
-        recomputed=once.body + once.attention if checkpointing else 0.0,
     )
 
 
@@ -194,23 +180,11 @@ def expected_passes(schedule: Schedule, dt: float, teacher_steps: int, length: i
 
 
 def distillation_flops(
-    student: Network,
-    teacher: Network,
-    passes: Passes,
-    *,
-    texts: int,
-    length: int,
-    checkpointing: bool = False,
+    student: Network, teacher: Network, passes: Passes, *, texts: int, length: int
 ) -> Flops:
     """An update of SDTT: the student's two passes, the teacher's, and all projections."""
     tokens = texts * length
-    of_student = training_flops(
-        student,
-        texts=texts,
-        length=length,
-        rows=passes.masked * tokens,
-        checkpointing=checkpointing,
-    )
+    of_student = training_flops(student, texts=texts, length=length, rows=passes.masked * tokens)
     of_teacher = forward_flops(
         teacher,
         texts=passes.passes * texts,

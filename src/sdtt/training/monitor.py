@@ -83,7 +83,7 @@ class Monitor:
         if self.masked:
             figures["masked_tokens_per_second"] = self.masked * processes / seconds
         if peak.flops_per_second is not None:
-            rate = updates * flops.needed / seconds
+            rate = updates * flops.total / seconds
             figures["mfu"] = rate / (peak.flops_per_second * processes)
         if self.agreement is not None:
             figures["agreement"] = self.agreement.item()

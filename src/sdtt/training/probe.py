@@ -109,7 +109,7 @@ def probe(make_trainer: Callable[[], StreamTrainer], *, updates: int, accumulati
     micro, optimiser = median(stopwatch.micro[first:]), median(stopwatch.optimiser[first:])
     seconds = accumulation * micro + optimiser
     flops: Flops = trainer.update_flops()
-    rate = accumulation * flops.needed / seconds
+    rate = accumulation * flops.total / seconds
     peak = trainer.peak.flops_per_second
     return Probe(
         updates=len(stopwatch.micro) - first,

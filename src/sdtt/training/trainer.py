@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import safetensors.torch
 import torch
@@ -44,6 +44,8 @@ from sdtt.training.state import (
 from sdtt.training.stream import Noise, Stream, collate, noise_of
 
 METRICS = "metrics.jsonl"
+
+SamplerWithSteps = Literal["dilated", "ancestral", "confidence", "analytic"]
 
 
 @dataclass
@@ -93,7 +95,7 @@ class StreamConfig(TrainingArguments):
             "help": "sampling steps of a look; by default the student's own, a quarter and 4 times"
         },
     )
-    sample_sampler: Literal["dilated", "ancestral", "confidence", "analytic"] = field(
+    sample_sampler: SamplerWithSteps = field(
         default="dilated", metadata={"help": "sampler of a look"}
     )
     judge: str | None = field(
@@ -129,6 +131,11 @@ class StreamConfig(TrainingArguments):
         for name, value in (("judge", self.judge), ("sample_steps", self.sample_steps)):
             if value and not self.sample_every:
                 raise ValueError(f"{name} says how samples are looked at: set sample_every too")
+        if self.sample_sampler not in get_args(SamplerWithSteps):
+            raise ValueError(
+                f"sample_sampler must be one of {', '.join(get_args(SamplerWithSteps))}, "
+                f"got {self.sample_sampler!r}"
+            )
         if self.sample_count < 1:
             raise ValueError(f"sample_count must be at least 1, got {self.sample_count}")
         wrong = [steps for steps in self.sample_steps if steps < 1]
@@ -225,7 +232,6 @@ class StreamTrainer(Trainer, ABC):
             texts=texts,
             length=length,
             rows=share * texts * length,
-            checkpointing=self.args.gradient_checkpointing,
         )
 
     @property
