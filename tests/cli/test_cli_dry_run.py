@@ -84,7 +84,17 @@ def test_an_assumed_share_of_a_given_rate_gives_hours_without_a_probe(model):
 @pytest.mark.parametrize("kind", ["mdlm", "causal"])
 def test_a_pretraining_is_planned_with_the_vocabulary_it_would_train(home, kind):
     words = ["--model", kind, "--data", "absent.txt", "--output", "o", "--max-steps", "7"]
-    words += ["--vocab-size", "300", "--length", "16", "--use-cpu", *PLAN, "--json"]
+    words += [
+        "--vocab-size",
+        "300",
+        "--length",
+        "16",
+        "--warmup-steps",
+        "2",
+        "--use-cpu",
+        *PLAN,
+        "--json",
+    ]
     plan = record(run("pretrain", *words))
     tiny = 4 * 12 * 128 * 128 + 300 * 128
     assert plan["parameters"] == pytest.approx(tiny, rel=0.02)

@@ -2,7 +2,8 @@
 
 import io
 import sys
-from types import SimpleNamespace
+
+from transformers import TrainerState
 
 from sdtt.cli.console import progress
 from sdtt.cli.train import Dashboard
@@ -12,7 +13,7 @@ def board(step, *records, rounds=0):
     dashboard = Dashboard(500, rounds)
     for record in records:
         dashboard.on_log(None, None, None, logs=record)
-    dashboard.on_step_end(None, SimpleNamespace(global_step=step))
+    dashboard.on_step_end(None, TrainerState(global_step=step))
     return dashboard
 
 

@@ -228,7 +228,7 @@ def _estimate(
             ema=ema,
             half=args.bf16 or args.fp16,
             eager_heads=model.config.num_attention_heads if eager else 0,
-            checkpointing=args.gradient_checkpointing,
+            checkpointing=bool(args.gradient_checkpointing or args.activation_checkpointing),
             shards=args.world_size if args.fsdp else 1,
         ),
         checkpoint_bytes=checkpoint,

@@ -60,8 +60,8 @@ class Looks(TrainerCallback):
         trainer: Whose model is looked at; its config says how.
 
     Raises:
-        ValueError: If the judge cannot be loaded or has other tokens, or a number of steps is more
-            than the tokens of a text.
+        ValueError: If the judge cannot be loaded or has other tokens, a number of steps is more
+            than the tokens of a text, or the weights are sharded (FSDP).
     """
 
     def __init__(self, trainer: "StreamTrainer") -> None:
@@ -74,6 +74,11 @@ class Looks(TrainerCallback):
         if too_many:
             raise ValueError(
                 f"sample_steps={too_many[0]} is more than the {self.length} tokens of a text"
+            )
+        if trainer.is_fsdp_enabled:
+            raise ValueError(
+                f"sample_every={self.args.sample_every} cannot look at a model that is sharded over "
+                "processes: set it to 0 and sample the saved students"
             )
         self.judge: Any = None
         if self.args.judge is not None and trainer.is_world_process_zero():

@@ -97,8 +97,9 @@ def activations_of_block(width: int, length: int, size: int, eager_heads: int = 
 
     In the dtype of the products: the two normalised inputs (2 D), queries, keys and values (3 D),
     what attention gave (D), the MLP before and after its activation (8 D); the residual stream
-    before each norm in float32 (2 D). Attention that is written out keeps L weights a head too,
-    before and after they are rounded.
+    before each norm in float32 (2 D). A fused kernel keeps queries and keys before they were turned
+    as well, since the values lie beside them, and its result in its own order (3 D). Attention that
+    is written out keeps L weights a head instead, before and after they are rounded.
 
     Args:
         width: D.
@@ -106,7 +107,8 @@ def activations_of_block(width: int, length: int, size: int, eager_heads: int = 
         size: Bytes of a number of the dtype of the products.
         eager_heads: Heads of attention that is written out, else 0.
     """
-    return (14 * size + 2 * FLOAT32) * width + 2 * eager_heads * length * size
+    numbers = 14 if eager_heads else 17
+    return (numbers * size + 2 * FLOAT32) * width + 2 * eager_heads * length * size
 
 
 def checkpoint_bytes(network: Network, *, teacher_parameters: int = 0, ema: bool = False) -> int:
