@@ -3,7 +3,7 @@
 import io
 import sys
 
-from transformers import TrainerState
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from sdtt.cli.console import progress
 from sdtt.cli.train import Dashboard
@@ -13,7 +13,8 @@ def board(step, *records, rounds=0):
     dashboard = Dashboard(500, rounds)
     for record in records:
         dashboard.on_log(None, None, None, logs=record)
-    dashboard.on_step_end(None, TrainerState(global_step=step))
+    arguments = TrainingArguments(use_cpu=True), TrainerState(global_step=step), TrainerControl()
+    dashboard.on_step_end(*arguments)
     return dashboard
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sdtt.cli.console import note
-from sdtt.cli.dry_run import DryRun, peak_of
+from sdtt.cli.dry_run import DryRun
 from sdtt.cli.options import Given, command, resolved
 from sdtt.cli.pretrain import TextSettings
 from sdtt.cli.run_folder import RunFolder
@@ -16,6 +16,7 @@ from sdtt.models.checkpoints import load_model, load_outline, load_tokenizer_of
 from sdtt.training.distill import SDTTConfig, SDTTTrainer
 from sdtt.training.estimate import estimate_of_distillation
 from sdtt.training.probe import random_texts
+from sdtt.training.trainer import peak_of
 
 
 @dataclass(frozen=True)

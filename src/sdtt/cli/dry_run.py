@@ -15,9 +15,8 @@ from sdtt.cli.console import duration, is_first_process
 from sdtt.cli.options import Given
 from sdtt.cli.train import QUIET
 from sdtt.training.estimate import HOUR, Estimate, Stage
-from sdtt.training.peak import Peak, peak_rate, precision_of
 from sdtt.training.probe import FOR_PROBE, probe
-from sdtt.training.trainer import StreamConfig, StreamTrainer
+from sdtt.training.trainer import StreamTrainer
 
 PROBE_UPDATES = 20
 
@@ -99,12 +98,6 @@ class DryRun:
             print(json.dumps(_record(estimate)))
         else:
             _print(title, estimate)
-
-
-def peak_of(args: StreamConfig) -> Peak:
-    """The rate of the device that a config trains on."""
-    precision = precision_of(bf16=args.bf16, fp16=args.fp16, device=args.device)
-    return peak_rate(args.device, precision, args.peak_tflops)
 
 
 def _probe(updates: int, training: Given[Any], make_trainer: Callable[[Any], StreamTrainer]) -> Any:

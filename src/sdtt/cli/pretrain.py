@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from sdtt.cli.dry_run import DryRun, peak_of
+from sdtt.cli.dry_run import DryRun
 from sdtt.cli.options import Given, command, resolved
 from sdtt.cli.run_folder import RunFolder
 from sdtt.cli.train import MAY_DIFFER, QUIET, WITHHELD, run_training, spare, validate
@@ -22,7 +22,7 @@ from sdtt.training.estimate import estimate_of_pretraining
 from sdtt.training.pretrain import CausalTrainer, MDLMTrainer, PretrainConfig, initialise_from
 from sdtt.training.probe import random_texts
 from sdtt.training.state import last_complete_checkpoint
-from sdtt.training.trainer import StreamTrainer
+from sdtt.training.trainer import StreamTrainer, peak_of
 
 TRAINERS: dict[str, type[StreamTrainer]] = {"mdlm": MDLMTrainer, "causal": CausalTrainer}
 

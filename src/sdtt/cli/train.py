@@ -5,7 +5,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, TrainerCallback, TrainerState
+from transformers import (
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.utils import logging
 
 from sdtt.cli.console import note, progress
@@ -57,7 +63,13 @@ class Dashboard(TrainerCallback):
         self.latest: dict[str, Any] = {}
         self.samples: dict[str, dict[int, float]] = {}
 
-    def on_step_end(self, _args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
+    def on_step_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **_: Any,
+    ) -> None:
         """Takes the update."""
         self.step = state.global_step
 
@@ -68,7 +80,7 @@ class Dashboard(TrainerCallback):
         if looks:  # other steps than those of the last look are no longer true
             self.samples = {}
         for name, value in looks.items():
-            _, figure, steps = name.split("_")
+            figure, steps = name.removeprefix("sample_").split("_")
             self.samples.setdefault(figure, {})[int(steps)] = value
 
     def line(self) -> str:

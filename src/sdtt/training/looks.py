@@ -77,7 +77,7 @@ class Looks(TrainerCallback):
             )
         if trainer.is_fsdp_enabled:
             raise ValueError(
-                f"sample_every={self.args.sample_every} cannot look at a model that is sharded over "
+                f"sample_every={self.args.sample_every} cannot look at a model sharded over "
                 "processes: set it to 0 and sample the saved students"
             )
         self.judge: Any = None

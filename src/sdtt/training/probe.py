@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import PrinterCallback, TrainerCallback, TrainerControl
+from transformers import (
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from sdtt.diffusion.uniforms import uniforms
 from sdtt.training.trainer import StreamTrainer
@@ -76,7 +82,13 @@ class _Stopwatch(TrainerCallback):
         self.micro.append(now - self.last)
         self.last = now
 
-    def on_step_end(self, _args: Any, _state: Any, control: TrainerControl, **__: Any) -> None:
+    def on_step_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
         now = self._now()
         self.optimiser.append(now - self.last)
         self.last = now
@@ -108,7 +120,7 @@ def probe(make_trainer: Callable[[], StreamTrainer], *, updates: int, accumulati
     first = 1 if len(stopwatch.micro) > 1 else 0
     micro, optimiser = median(stopwatch.micro[first:]), median(stopwatch.optimiser[first:])
     seconds = accumulation * micro + optimiser
-    flops: Flops = trainer.update_flops()
+    flops = trainer.update_flops()
     rate = accumulation * flops.total / seconds
     peak = trainer.peak.flops_per_second
     return Probe(

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -145,6 +144,12 @@ class StreamConfig(TrainingArguments):
             raise ValueError(f"peak_tflops must be above 0, got {self.peak_tflops:g}")
 
 
+def peak_of(args: StreamConfig) -> Peak:
+    """How fast the device of a process could multiply, in the precision of the networks."""
+    precision = precision_of(bf16=args.bf16, fp16=args.fp16, device=args.device)
+    return peak_rate(args.device, precision, args.peak_tflops)
+
+
 class StreamTrainer(Trainer, ABC):
     """A Trainer whose every random number is named, and whose checkpoints are whole or ignored.
 
@@ -164,6 +169,7 @@ class StreamTrainer(Trainer, ABC):
 
     smallest_time = 0.0
     args: StreamConfig
+    _last_log: tuple[float, int]
 
     def __init__(
         self,
@@ -201,6 +207,7 @@ class StreamTrainer(Trainer, ABC):
         self.ema = Ema(model, args.ema_decay) if args.ema_decay else None
         self.network = network_of(model)
         self.monitor = Monitor()
+        self.peak = peak_of(args)
         self.add_callback(_AfterUpdate(self))
         if args.sample_every:
             self.add_callback(Looks(self))
@@ -261,13 +268,6 @@ class StreamTrainer(Trainer, ABC):
         """L, the tokens of a text."""
         length: int = self.stream[0]["input_ids"].shape[0]
         return length
-
-    @cached_property
-    def peak(self) -> Peak:
-        """How fast the device of a process could multiply, in the precision of the networks."""
-        args = self.args
-        precision = precision_of(bf16=args.bf16, fp16=args.fp16, device=args.device)
-        return peak_rate(args.device, precision, args.peak_tflops)
 
     def noise(self, places: list[int], length: int) -> Noise:
         """The noise of the texts at these places."""
@@ -420,7 +420,6 @@ class _AfterUpdate(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        _ = self.trainer.peak  # a CPU is measured now, before the clock runs
         self.trainer.start_clock()
 
     def on_step_end(
