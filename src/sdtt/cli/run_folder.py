@@ -16,9 +16,9 @@ RUN_FILE = "run.yaml"
 RUN_ENTRIES = (
     RUN_FILE,
     "metrics.jsonl",
-    "samples.jsonl",
     "checkpoint-*",
     "students",
+    "samples.jsonl",
     "config.json",
     "generation_config.json",
     "*.safetensors",
