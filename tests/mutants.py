@@ -1005,8 +1005,15 @@ MUTANTS = [
     Mutant(
         "the residual stream is not kept",
         "training/memory.py",
-        " + 2 * FLOAT32) * width",
-        ") * width",
+        "(numbers * size + 2 * FLOAT32)",
+        "numbers * size",
+        (MEMORY + "activations_are_estimated_within_a_tenth_of_what_autograd_keeps",),
+    ),
+    Mutant(
+        "a condition keeps nothing",
+        "training/memory.py",
+        "(2 * size + 2 * FLOAT32) * network.width if network.conditioned else 0",
+        "0",
         (MEMORY + "activations_are_estimated_within_a_tenth_of_what_autograd_keeps",),
     ),
     Mutant(

@@ -34,10 +34,13 @@ def kept(model, half):
     return sum(storages.values())
 
 
+@pytest.mark.parametrize("condition", [{}, {"conditioning": "constant", "cond_dim": 8}])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("half", [False, True])
-def test_activations_are_estimated_within_a_tenth_of_what_autograd_keeps(runs, attention, half):
-    model = runs.masked_model(hidden_dim=96, n_blocks=4, model_length=LENGTH)
+def test_activations_are_estimated_within_a_tenth_of_what_autograd_keeps(
+    runs, attention, half, condition
+):
+    model = runs.masked_model(hidden_dim=96, n_blocks=4, model_length=LENGTH, **condition)
     model.set_attn_implementation(attention)
     estimate = memory_of(
         network_of(model),

@@ -39,6 +39,7 @@ class Network:
         blocks: Layers with attention.
         width: D.
         causal: Whether a token sees only those before it.
+        conditioned: Whether a condition shifts, scales and gates the blocks.
         parameters: All numbers of the network, tied ones once.
         trained: Those of them that have a gradient.
     """
@@ -50,6 +51,7 @@ class Network:
     blocks: int
     width: int
     causal: bool
+    conditioned: bool
     parameters: int
     trained: int
 
@@ -82,6 +84,7 @@ def network_of(model: Any) -> Network:
         blocks=getattr(model.config, "num_hidden_layers", 0),
         width=getattr(model.config, "hidden_size", 0),
         causal=isinstance(model, CausalLM),
+        conditioned=any(isinstance(module, Modulation) for module in model.modules()),
         parameters=sum(each.numel() for each in everything),
         trained=sum(each.numel() for each in everything if each.requires_grad),
     )

@@ -75,7 +75,7 @@ def memory_of(
     """
     size = HALF if half else FLOAT32
     tokens = texts * length
-    block = activations_of_block(network.width, length, size, eager_heads)
+    block = activations_of_block(network, length, size, eager_heads)
     kept = FLOAT32 * network.width * network.blocks + block if checkpointing else None
     trunk = tokens * (block * network.blocks if kept is None else kept)
     last_rows = int(rows) * network.width * (FLOAT32 + FLOAT32)
@@ -92,23 +92,26 @@ def memory_of(
     )
 
 
-def activations_of_block(width: int, length: int, size: int, eager_heads: int = 0) -> int:
+def activations_of_block(network: Network, length: int, size: int, eager_heads: int = 0) -> int:
     """Bytes that a block keeps of a token for its backward pass.
 
     In the dtype of the products: the two normalised inputs (2 D), queries, keys and values (3 D),
     what attention gave (D), the MLP before and after its activation (8 D); the residual stream
     before each norm in float32 (2 D). A fused kernel keeps queries and keys before they were turned
     as well, since the values lie beside them, and its result in its own order (3 D). Attention that
-    is written out keeps L weights a head instead, before and after they are rounded.
+    is written out keeps L weights a head instead, before and after they are rounded. A condition
+    keeps what it scales (2 D in float32) and what it gates (2 D).
 
     Args:
-        width: D.
+        network: Of which the block is.
         length: L.
         size: Bytes of a number of the dtype of the products.
         eager_heads: Heads of attention that is written out, else 0.
     """
     numbers = 14 if eager_heads else 17
-    return (numbers * size + 2 * FLOAT32) * width + 2 * eager_heads * length * size
+    stream = (numbers * size + 2 * FLOAT32) * network.width
+    condition = (2 * size + 2 * FLOAT32) * network.width if network.conditioned else 0
+    return stream + condition + 2 * eager_heads * length * size
 
 
 def checkpoint_bytes(network: Network, *, teacher_parameters: int = 0, ema: bool = False) -> int:
