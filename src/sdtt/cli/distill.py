@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from sdtt.cli.console import note
 from sdtt.cli.dry_run import DryRun
@@ -54,6 +55,7 @@ def distill(
 def _plan(
     settings: DistillSettings, training: Given[SDTTConfig], args: SDTTConfig, dry_run: DryRun
 ) -> None:
+    logging.disable_progress_bar()  # transformers' own, for reading weights
     probed = dry_run.updates > 0
     model = (
         load_model(settings.model, dtype=torch.float32) if probed else load_outline(settings.model)

@@ -10,7 +10,7 @@ import torch
 PRODUCT = 1024
 """Rows and columns of the products that a CPU's rate is measured with."""
 
-REPEATS = 5
+REPEATS = 10
 
 TERA = 1e12
 
@@ -61,7 +61,8 @@ def peak_rate(
     if device.type == "cpu":
         threads = torch.get_num_threads()
         rate = _measured(precision, threads)
-        words = f"{rate / TERA:.3g} TFLOP/s measured in {precision} on {threads} threads"
+        cores = f"{threads} thread" + ("s" if threads > 1 else "")
+        words = f"{rate / TERA:.3g} TFLOP/s measured in {precision} on {cores}"
         return Peak(rate, words)
     if name is None and device.type == "cuda":
         name = torch.cuda.get_device_name(device)
