@@ -7,10 +7,11 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from sdtt.cli.console import progress
 from sdtt.cli.train import Dashboard
+from sdtt.training.rounds import RoundPlan
 
 
-def board(step, *records, rounds=0):
-    dashboard = Dashboard(500, rounds)
+def board(step, *records, plan=None):
+    dashboard = Dashboard(500, plan)
     for record in records:
         dashboard.on_log(None, None, None, logs=record)
     arguments = TrainingArguments(use_cpu=True), TrainerState(global_step=step), TrainerControl()
@@ -23,9 +24,14 @@ def test_before_the_first_record_the_line_says_the_update():
 
 
 def test_the_line_says_what_the_last_record_said():
-    records = [{"loss": 2.0, "mfu": 0.1, "round": 1}, {"loss": 0.01234, "mfu": 0.414, "round": 2}]
-    said = board(120, *records, rounds=5).line()
-    assert said == "round 2/5, update 120/500, loss 0.01234, MFU 0.41"
+    records = [{"loss": 2.0, "mfu": 0.1}, {"loss": 0.01234, "mfu": 0.414}]
+    assert board(120, *records).line() == "update 120/500, loss 0.01234, MFU 0.41"
+
+
+def test_the_line_says_the_round_of_the_update_that_is_done():
+    plan = RoundPlan(rounds=5, steps_per_round=100, start_steps=32, teacher_steps=2)
+    assert board(100, plan=plan).line() == "round 1/5, update 100/500"
+    assert board(101, plan=plan).line() == "round 2/5, update 101/500"
 
 
 def test_the_line_says_perplexity_and_entropy_at_the_middle_of_the_last_looks_steps():

@@ -18,6 +18,7 @@ from sdtt.cli.console import note, progress
 from sdtt.cli.run_folder import RunFolder
 from sdtt.evaluation.nelbo import validation_nelbo
 from sdtt.models.causal import CausalLM
+from sdtt.training.rounds import RoundPlan
 from sdtt.training.state import last_complete_checkpoint
 from sdtt.training.trainer import METRICS, StreamTrainer
 
@@ -55,10 +56,15 @@ class _Advance(TrainerCallback):
 
 
 class Dashboard(TrainerCallback):
-    """The one line that says how a run is: round, update, loss, MFU, and the last samples."""
+    """The one line that says how a run is: round, update, loss, MFU, and the last samples.
 
-    def __init__(self, updates: int, rounds: int = 0) -> None:
-        self.updates, self.rounds = updates, rounds
+    Args:
+        updates: Of the run.
+        plan: Its rounds, where it has some.
+    """
+
+    def __init__(self, updates: int, plan: RoundPlan | None = None) -> None:
+        self.updates, self.plan = updates, plan
         self.step = 0
         self.latest: dict[str, Any] = {}
         self.samples: dict[str, dict[int, float]] = {}
@@ -86,8 +92,9 @@ class Dashboard(TrainerCallback):
     def line(self) -> str:
         """Such as "round 2/5, update 1,200/5,000, loss 0.0123, entropy 3.80 in 8 steps"."""
         parts = [f"update {self.step:,}/{self.updates:,}"]
-        if self.rounds:
-            parts.insert(0, f"round {self.latest.get('round', 1)}/{self.rounds}")
+        if self.plan is not None:
+            now = self.plan.at(max(self.step - 1, 0))
+            parts.insert(0, f"round {now.index + 1}/{self.plan.rounds}")
         if "loss" in self.latest:
             parts.append(f"loss {self.latest['loss']:.4g}")
         if "mfu" in self.latest:
@@ -127,7 +134,7 @@ def run_training(trainer: StreamTrainer, run: RunFolder, description: str) -> No
     done = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
     tokens_per_update = trainer.stream.batch * trainer.stream[0]["input_ids"].shape[0]
     total = (trainer.args.max_steps - done) * tokens_per_update
-    board = Dashboard(trainer.args.max_steps, getattr(trainer.args, "rounds", 0))
+    board = Dashboard(trainer.args.max_steps, getattr(trainer, "plan", None))
     trainer.add_callback(board)
     if trainer.peak.flops_per_second is None:
         note(f"MFU is left out: {trainer.peak.source}")

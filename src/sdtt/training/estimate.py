@@ -1,6 +1,7 @@
 """What a run will ask for: updates, tokens, operations, bytes, and the hours that they take."""
 
 import math
+import os
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -229,12 +230,17 @@ def _estimate(
             half=args.bf16 or args.fp16,
             eager_heads=model.config.num_attention_heads if eager else 0,
             checkpointing=bool(args.gradient_checkpointing or args.activation_checkpointing),
-            shards=args.world_size if args.fsdp else 1,
+            shards=args.world_size if _is_sharded(args) else 1,
         ),
         checkpoint_bytes=checkpoint,
         disk_bytes=kept * checkpoint + results,
         peak=peak,
     )
+
+
+def _is_sharded(args: StreamConfig) -> bool:
+    """Whether weights are sharded over processes, by the config or by ``accelerate launch``."""
+    return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def _saves(args: StreamConfig, updates: int) -> int:
