@@ -12,7 +12,6 @@ apart); its number of passes is that of the sampler's own plan.
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import time
@@ -26,8 +25,11 @@ from unittest.mock import patch
 
 import torch
 import transformers
-from parts.floors import bandwidth, matmul_rate, pass_flops, token_bytes
+from parts.floors import matmul_rate, pass_flops, token_bytes
+from parts.memory import Peak
+from parts.networks import DTYPES, network
 from parts.plain import PlainSampler
+from parts.record import machine, names, numbers, table
 from parts.timing import wait
 from torch import Tensor
 
@@ -43,21 +45,8 @@ from sdtt.sampling.autoregressive import compiled_next_token, next_token
 from sdtt.sampling.canvas import canvas_of
 from sdtt.sampling.reveal import Step, free_positions
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PASSES = 4
 """Passes of each side in a run."""
-
-
-def network(size: str, dtype: torch.dtype, device: torch.device) -> MDLMForMaskedLM:
-    """A model of a preset with random weights, its adaLN paths included, as published ones have."""
-    torch.manual_seed(0)
-    with torch.device(device):
-        model = MDLMForMaskedLM(sdtt.preset(size)).eval()
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "adaLN" in name or "bias" in name or "output_layer.linear.weight" in name:
-                weight.normal_(std=0.02)
-    return model.to(dtype)
 
 
 # ---------------------------------------------------------------- ours
@@ -283,59 +272,16 @@ def measure_memory(kind: str, dtype: str) -> None:
     model = model.for_inference()
     with torch.no_grad():
         model.hidden(canvas_of(model, 1024)[:, :64])
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
-    before = _status("VmRSS")
+    peak = Peak()
     canvas = canvas_of(model, 1024, 8)
     if kind == "ours":
         sdtt.sample(model, canvas, sampler="ancestral", steps=2)
     else:
         next(PlainSampler(model).steps(canvas, 16))
-    peak = _status("VmHWM")
-    print(
-        json.dumps({"kind": kind, "dtype": dtype, "peak_gb_beyond_weights": (peak - before) / 1e9})
-    )
-
-
-def _status(name: str) -> int:
-    status = Path("/proc/self/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith(name))
-    return int(line.split()[1]) * 1024
+    print(json.dumps({"kind": kind, "dtype": dtype, "peak_gb_beyond_weights": peak.bytes() / 1e9}))
 
 
 # ---------------------------------------------------------------- all of it
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What the numbers belong to."""
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    name = torch.cuda.get_device_name() if device.type == "cuda" else cpu
-    return {
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "bandwidth_gb_s": bandwidth(device) / 1e9,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "sdtt": sdtt.__version__,
-        "python": platform.python_version(),
-        "command": " ".join(["python", "benchmarks/sampling.py", *sys.argv[1:]]),
-    }
-
-
-def table(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
-    """Markdown."""
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    for row in rows:
-        cells = [row.get(key, "") for key in columns.values()]
-        text = [f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells]
-        lines.append("| " + " | ".join(text) + " |")
-    return "\n".join(lines)
 
 
 PLAIN = {
@@ -472,16 +418,6 @@ def write(found: dict[str, Any], folder: Path) -> None:
 def _flat(row: dict[str, Any]) -> dict[str, float]:
     plain = {f"plain {name}": value for name, value in row["plain_breakdown"].items()}
     return row["ours_breakdown"] | plain
-
-
-def numbers(text: str) -> list[int]:
-    """Numbers joined by commas; none for an empty text."""
-    return [int(part) for part in text.split(",") if part]
-
-
-def names(text: str) -> list[str]:
-    """Names joined by commas."""
-    return [part for part in text.split(",") if part]
 
 
 def main() -> None:

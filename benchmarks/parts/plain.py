@@ -11,7 +11,7 @@ from sdtt.models.mdlm import MDLMForMaskedLM
 
 
 def law_of(model: MDLMForMaskedLM, hidden: Tensor, shape: torch.Size) -> Tensor:
-    """Probabilities of every position over the whole vocabulary, float32; MASK has probability 0."""
+    """The law of every position over the whole vocabulary, float32; MASK has probability 0."""
     logits = model.scores(hidden).view(*shape, -1).float()
     logits[..., model.mask_token_id] = float("-inf")
     return logits.log_softmax(-1).exp()

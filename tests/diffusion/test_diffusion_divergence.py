@@ -3,16 +3,14 @@ import math
 import pytest
 import torch
 
-from sdtt.diffusion import divergence as module
-from sdtt.diffusion.denoiser import Head, exclude
+from sdtt.diffusion.denoiser import exclude
 from sdtt.diffusion.divergence import (
     DIVERGENCES,
+    divergence_named,
     forward_kl,
     jsd,
     mse,
     reverse_kl,
-    tiled_cross_entropy,
-    tiled_divergence,
     tvd,
 )
 
@@ -149,134 +147,83 @@ def test_the_gradient_is_right_where_both_laws_agree_on_a_token(kl):
     torch.testing.assert_close(student.grad, by_hand, rtol=1e-13, atol=1e-15)
 
 
-def heads(with_bias=True):
-    """A student's head and a wider teacher's, for 8 ids of which 2, 6 and 7 are excluded."""
-    student = [scores(8, 3, seed=2), scores(8, seed=3) if with_bias else None]
-    teacher = [scores(8, 5, seed=4), scores(8, seed=5)]
-    return student, teacher
+BETAS = (0.1, 0.5, 0.8)
+
+
+def every_divergence():
+    """Those with a name, and the generalised Jensen-Shannon."""
+    yield from DIVERGENCES.items()
+    yield from ((f"jsd {beta}", divergence_named("jsd", beta)) for beta in BETAS)
+
+
+CASES = dict(every_divergence())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_gradient_written_out_is_that_of_the_definition(case):
+    divergence = CASES[case]
+    student, target = scores(9, 6).requires_grad_(), scores(9, 6, seed=1)
+    value = divergence(student, target)
+    (gradient,) = torch.autograd.grad(value.sum(), student)
+    log_q, log_p = student.detach().log_softmax(-1), target.log_softmax(-1)
+    found = divergence.with_gradient(log_q, log_p)
+    torch.testing.assert_close(found, (value.detach(), gradient), rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_gradient_written_out_leaves_its_arguments_as_they_were(case):
+    log_q, log_p = scores(3, 6).log_softmax(-1), scores(3, 6, seed=1).log_softmax(-1)
+    before = log_q.clone(), log_p.clone()
+    CASES[case].with_gradient(log_q, log_p)
+    assert torch.equal(log_q, before[0])
+    assert torch.equal(log_p, before[1])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_tokens_that_neither_law_allows_add_nothing_to_the_gradient_written_out(case):
+    log_q, log_p = scores(5, 4).log_softmax(-1), scores(5, 4, seed=1).log_softmax(-1)
+    value, gradient = CASES[case].with_gradient(log_q, log_p)
+    wide = CASES[case].with_gradient(with_columns(log_q), with_columns(log_p))
+    torch.testing.assert_close(wide[0], value)
+    torch.testing.assert_close(wide[1][:, [0, 2, 3, 5]], gradient)
+    assert (wide[1][:, [1, 4]] == 0).all()
+
+
+@pytest.mark.parametrize("case", ["forward_kl", "tvd", *(f"jsd {beta}" for beta in BETAS)])
+def test_a_token_that_only_the_student_allows_has_its_gradient_written_out_too(case):
+    student, target = log(1 / 2, 1 / 4, 1 / 4).requires_grad_(), log(1, 0, 0)
+    value = CASES[case](student, target)
+    (gradient,) = torch.autograd.grad(value.sum(), student)
+    found = CASES[case].with_gradient(student.detach(), target)
+    torch.testing.assert_close(found, (value.detach(), gradient))
+
+
+def test_a_token_that_only_the_student_allows_makes_the_reverse_divergence_infinite():
+    value, _ = DIVERGENCES["reverse_kl"].with_gradient(log(1 / 2, 1 / 2), log(1, 0))
+    assert value.item() == math.inf
+
+
+def test_the_generalised_jensen_shannon_divergence_tends_to_both_kullback_leiblers():
+    student, target = scores(20, 5, scale=0.5), scores(20, 5, seed=1, scale=0.5)
+    near = 1e-7
+    forward = divergence_named("jsd", near)(student, target) / near
+    reverse = divergence_named("jsd", 1 - near)(student, target) / near
+    torch.testing.assert_close(forward, forward_kl(student, target), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(reverse, reverse_kl(student, target), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, -0.1, 2.0])
+def test_a_beta_outside_its_range_is_refused_with_the_way_out(beta):
+    with pytest.raises(ValueError, match=rf"\(0, 1\), got {beta}; .*forward_kl .*reverse_kl"):
+        divergence_named("jsd", beta)
+
+
+def test_an_unknown_divergence_is_refused_with_those_that_there_are():
+    with pytest.raises(ValueError, match=r"'wasserstein'.*reverse_kl, forward_kl, jsd, tvd, mse"):
+        divergence_named("wasserstein")
 
 
 EXCLUDED = (6, 2, 7)
-KEPT = [0, 1, 3, 4, 5]
-
-
-def dense(hidden, weight, bias):
-    raw = hidden @ weight.T
-    return (raw if bias is None else raw + bias)[:, KEPT]
-
-
-@pytest.mark.parametrize("rows_a_tile", [1, 4, 100])
-@pytest.mark.parametrize("with_bias", [True, False])
-def test_the_tiled_divergence_is_the_dense_one_in_value_and_gradient(
-    name, rows_a_tile, with_bias, monkeypatch
-):
-    monkeypatch.setattr(module, "TILE_ELEMENTS", 8 * rows_a_tile)
-    student, teacher = heads(with_bias)
-    target_hidden = scores(10, 5, seed=6)
-
-    def value_and_gradients(compute):
-        leaves = [scores(10, 3, seed=7), *(x for x in student if x is not None)]
-        leaves = [leaf.clone().requires_grad_() for leaf in leaves]
-        loss = compute(leaves[0], leaves[1], leaves[2] if with_bias else None)
-        return [loss, *torch.autograd.grad(3 * loss, leaves)]
-
-    tiled = value_and_gradients(
-        lambda hidden, weight, bias: tiled_divergence(
-            hidden,
-            Head(weight, bias),
-            target_hidden,
-            Head(*teacher),
-            DIVERGENCES[name],
-            excluded_ids=EXCLUDED,
-            dtype=F64,
-        )
-    )
-    by_definition = value_and_gradients(
-        lambda hidden, weight, bias: DIVERGENCES[name](
-            dense(hidden, weight, bias), dense(target_hidden, *teacher)
-        ).sum()
-    )
-    torch.testing.assert_close(tiled, by_definition, rtol=1e-10, atol=1e-10)
-
-
-def test_no_gradient_reaches_the_teacher(name):
-    student, teacher = heads()
-    leaves = [scores(4, 5, seed=6).requires_grad_(), *(x.requires_grad_() for x in teacher)]
-    hidden = scores(4, 3, seed=7).requires_grad_()
-    tiled_divergence(
-        hidden,
-        Head(*student),
-        leaves[0],
-        Head(*leaves[1:]),
-        DIVERGENCES[name],
-        excluded_ids=EXCLUDED,
-    ).backward()
-    assert hidden.grad.abs().sum() > 0
-    assert [leaf.grad for leaf in leaves] == [None] * 3
-
-
-@pytest.mark.parametrize("rows_a_tile", [1, 4, 100])
-def test_the_tiled_cross_entropy_is_the_dense_one_in_value_and_gradient(rows_a_tile, monkeypatch):
-    monkeypatch.setattr(module, "TILE_ELEMENTS", 8 * rows_a_tile)
-    tokens = torch.tensor([0, 5, 4, 3, 1, 0, 0, 3, 5, 4])
-    weights = torch.rand(10, generator=torch.Generator().manual_seed(0), dtype=F64)
-    leaves = [scores(10, 3, seed=7), *heads()[0]]
-    leaves = [leaf.requires_grad_() for leaf in leaves]
-    hidden, weight, bias = leaves
-    tiled = tiled_cross_entropy(
-        hidden, Head(weight, bias), tokens, weights, excluded_ids=EXCLUDED, dtype=F64
-    )
-    log_law = dense(hidden, weight, bias).log_softmax(-1)
-    columns = torch.tensor([KEPT.index(token) for token in tokens.tolist()])
-    by_definition = -(weights * log_law[torch.arange(10), columns]).sum()
-    torch.testing.assert_close(
-        [tiled, *torch.autograd.grad(tiled, leaves)],
-        [by_definition, *torch.autograd.grad(by_definition, leaves)],
-        rtol=1e-10,
-        atol=1e-10,
-    )
-
-
-def test_scores_of_a_bfloat16_network_are_compared_in_float32():
-    student, teacher = heads()
-    student, teacher = ([x.bfloat16() for x in pair] for pair in (student, teacher))
-    hidden, target = scores(10, 3, seed=7).bfloat16(), scores(10, 5, seed=6).bfloat16()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = tiled_divergence(
-            hidden, Head(*student), target, Head(*teacher), reverse_kl, excluded_ids=EXCLUDED
-        )
-    exact = reverse_kl(
-        dense(hidden.double(), *(x.double() for x in student)),
-        dense(target.double(), *(x.double() for x in teacher)),
-    ).sum()
-    assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(exact.item(), rel=1e-5)
-
-
-def test_no_rows_cost_nothing_and_let_a_backward_pass_through():
-    student, teacher = heads()
-    hidden = torch.zeros(0, 3, dtype=F64, requires_grad=True)
-    losses = [
-        tiled_divergence(
-            hidden,
-            Head(*student),
-            torch.zeros(0, 5, dtype=F64),
-            Head(*teacher),
-            reverse_kl,
-            excluded_ids=EXCLUDED,
-        ),
-        tiled_cross_entropy(
-            hidden,
-            Head(*student),
-            torch.zeros(0, dtype=torch.long),
-            torch.zeros(0),
-            excluded_ids=EXCLUDED,
-        ),
-    ]
-    for loss in losses:
-        assert loss.item() == 0
-        loss.backward()
-    assert hidden.grad.shape == (0, 3)
 
 
 def test_excluded_ids_at_the_end_are_sliced_off_and_others_never_are_drawn():

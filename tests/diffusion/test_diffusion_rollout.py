@@ -4,9 +4,10 @@ from itertools import product
 import pytest
 import torch
 
-from sdtt.diffusion.divergence import DIVERGENCES, tiled_divergence
+from sdtt.diffusion.divergence import DIVERGENCES
 from sdtt.diffusion.noise import SCHEDULES, is_masked, mask, reveal_probability, teacher_times
 from sdtt.diffusion.rollout import rollout
+from sdtt.diffusion.tiled import tiled_divergence
 from sdtt.models.exact import TableDenoiser
 
 F64 = torch.float64

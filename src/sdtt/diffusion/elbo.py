@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sdtt.diffusion.denoiser import Denoiser
-from sdtt.diffusion.divergence import tiled_cross_entropy
 from sdtt.diffusion.noise import Schedule, is_masked, mask
+from sdtt.diffusion.tiled import tiled_cross_entropy
 
 SMALLEST_TIME = 1e-3
 """t is drawn from [1e-3, 1] in training, as published; the bound below it is not counted."""

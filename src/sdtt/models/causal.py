@@ -11,7 +11,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from sdtt.diffusion.denoiser import without
-from sdtt.diffusion.divergence import tiled_cross_entropy
+from sdtt.diffusion.tiled import tiled_cross_entropy
 from sdtt.models.blocks import BlocksModel
 from sdtt.models.config import BlocksConfig
 from sdtt.models.mdlm import Objective

@@ -10,7 +10,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import MaskedLMOutput
 
 from sdtt.diffusion.denoiser import Head, exclude, without
-from sdtt.diffusion.divergence import tiled_cross_entropy
+from sdtt.diffusion.tiled import tiled_cross_entropy
 from sdtt.models.blocks import BlocksModel
 from sdtt.models.config import BlocksConfig
 from sdtt.models.fold import fold

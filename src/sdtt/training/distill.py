@@ -12,9 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import SchedulerType
 
 from sdtt.diffusion.denoiser import as_denoiser
-from sdtt.diffusion.divergence import DIVERGENCES, tiled_divergence
+from sdtt.diffusion.divergence import DIVERGENCES
 from sdtt.diffusion.noise import mask, teacher_times
 from sdtt.diffusion.rollout import rollout
+from sdtt.diffusion.tiled import tiled_divergence
 from sdtt.training.flops import Flops, distillation_flops, expected_passes, network_of
 from sdtt.training.monitor import mean_since
 from sdtt.training.rounds import Round, RoundPlan
@@ -189,6 +190,7 @@ class SDTTTrainer(StreamTrainer):
                 DIVERGENCES[self.args.divergence],
                 excluded_ids=teacher.excluded_ids,
                 dtype=self.loss_dtype,
+                products=self.loss_products,
             )
 
         loss: Tensor = model(input_ids=z, rows=rows, objective=objective).loss

@@ -6,14 +6,14 @@ a GPU) and what a kernel holds for a moment come on top.
 
 from dataclasses import dataclass, fields
 
-from sdtt.diffusion.divergence import TILE_ELEMENTS
+from sdtt.diffusion.tiled import TILE_ELEMENTS
 from sdtt.training.flops import Network
 
 FLOAT32 = 4
 HALF = 2
 
-LOSS_TILES = 4
-"""Tiles of scores that the loss holds at once: student, target and what is made of them."""
+LOSS_TILES = 3
+"""Tiles of scores that the loss holds at once: student, target and what is made of both."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.trainer_utils import SchedulerType
 
-from sdtt.diffusion.divergence import tiled_cross_entropy
 from sdtt.diffusion.elbo import SMALLEST_TIME, nelbo_weight
 from sdtt.diffusion.noise import mask
+from sdtt.diffusion.tiled import tiled_cross_entropy
 from sdtt.models.blocks import BlocksModel
 from sdtt.training.flops import Flops, masked_share
 from sdtt.training.trainer import StreamConfig, StreamTrainer
@@ -85,6 +85,7 @@ class MDLMTrainer(StreamTrainer):
                 weights,
                 excluded_ids=denoiser.excluded_ids,
                 dtype=self.loss_dtype,
+                products=self.loss_products,
             )
 
         z = mask(x, masked, denoiser.mask_token_id)
@@ -126,6 +127,7 @@ class CausalTrainer(StreamTrainer):
                 torch.ones(x.numel(), device=x.device),
                 excluded_ids=causal.excluded_ids,
                 dtype=self.loss_dtype,
+                products=self.loss_products,
             )
 
         ids = torch.cat([start, x[:, :-1]], 1)  # row i predicts token i from BOS and those before

@@ -75,7 +75,10 @@ class StreamConfig(TrainingArguments):
         default="sdpa",
         metadata={"help": "sdpa, or eager: written out, faster on a CPU at L <= 128"},
     )
-    bf16: bool = field(default=False, metadata={"help": "autocast the networks to bfloat16"})
+    bf16: bool = field(
+        default=False,
+        metadata={"help": "autocast the networks, and the operands of the head, to bfloat16"},
+    )
     seed: int = field(default=0, metadata={"help": "of data order, noise and dropout"})
     logging_steps: float = field(default=50, metadata={"help": "updates between two records"})
     save_steps: float = field(default=500, metadata={"help": "updates between two checkpoints"})
@@ -204,6 +207,7 @@ class StreamTrainer(Trainer, ABC):
         self.model_accepts_loss_kwargs = False
         self.schedule = SCHEDULES[args.schedule]
         self.loss_dtype: torch.dtype = getattr(torch, args.loss_dtype)
+        self.loss_products = torch.bfloat16 if args.bf16 else self.loss_dtype
         self.ema = Ema(model, args.ema_decay) if args.ema_decay else None
         self.network = network_of(model)
         self.monitor = Monitor()
