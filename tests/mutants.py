@@ -1070,6 +1070,13 @@ MUTANTS = [
         (MEMORY + "activations_are_estimated_within_a_tenth_of_what_autograd_keeps",),
     ),
     Mutant(
+        "attention that is written out keeps no weights in float32",
+        "training/memory.py",
+        "weights * eager_heads",
+        "size * eager_heads // 2",
+        (MEMORY + "activations_are_estimated_within_a_tenth_of_what_autograd_keeps",),
+    ),
+    Mutant(
         "a condition keeps nothing",
         "training/memory.py",
         "(2 * size + 2 * FLOAT32) * network.width if network.conditioned else 0",

@@ -99,8 +99,8 @@ def activations_of_block(network: Network, length: int, size: int, eager_heads: 
     what attention gave (D), the MLP before and after its activation (8 D); the residual stream
     before each norm in float32 (2 D). A fused kernel keeps queries and keys before they were turned
     as well, since the values lie beside them, and its result in its own order (3 D). Attention that
-    is written out keeps L weights a head instead, before and after they are rounded. A condition
-    keeps what it scales (2 D in float32) and what it gates (2 D).
+    is written out keeps L weights a head instead, in float32 and where they are rounded also so. A
+    condition keeps what it scales (2 D in float32) and what it gates (2 D).
 
     Args:
         network: Of which the block is.
@@ -111,7 +111,8 @@ def activations_of_block(network: Network, length: int, size: int, eager_heads: 
     numbers = 14 if eager_heads else 17
     stream = (numbers * size + 2 * FLOAT32) * network.width
     condition = (2 * size + 2 * FLOAT32) * network.width if network.conditioned else 0
-    return stream + condition + 2 * eager_heads * length * size
+    weights = FLOAT32 + (size if size < FLOAT32 else 0)
+    return stream + condition + weights * eager_heads * length
 
 
 def checkpoint_bytes(network: Network, *, teacher_parameters: int = 0, ema: bool = False) -> int:
