@@ -83,6 +83,18 @@ MONITOR = "training/test_training_monitor.py::test_"
 LOOKS = "training/test_training_looks.py::test_"
 ESTIMATE = "training/test_training_estimate.py::test_"
 DRY_RUN = "cli/test_cli_dry_run.py::test_"
+ROUNDS = "training/test_training_rounds.py::test_"
+RATES = "training/test_training_rates.py::test_"
+EARLY = "training/test_training_early_stop.py::test_"
+OPTIONS = "training/test_training_round_options.py::test_"
+LENGTHS = "training/test_training_lengths.py::test_"
+GRIDS = "diffusion/test_diffusion_time_grids.py::test_"
+CORPUS = "data/test_data_corpus.py::test_"
+STREAMING = "data/test_data_streaming.py::test_"
+DATA_STATE = "training/test_training_data_state.py::test_"
+TEACHER = "training/test_training_teacher.py::test_"
+LORA = "training/test_training_lora.py::test_"
+COMPILING = "training/test_training_compiling.py::test_"
 
 MUTANTS = [
     Mutant(
@@ -827,9 +839,174 @@ MUTANTS = [
         (DISTILL + "the_teacher_of_the_first_round_is_the_one_that_was_given",),
     ),
     Mutant(
+        "a ladder's rounds all replace as many steps as the first",
+        "training/rounds.py",
+        "factors = [teacher // student for teacher, student in pairwise(ladder)]",
+        "factors = [ladder[0] // ladder[1]] * (len(ladder) - 1)",
+        (ROUNDS + "a_ladder_gives_each_round_the_ratio_of_its_neighbours",),
+    ),
+    Mutant(
+        "a round that ended early leaves its updates to the next",
+        "training/rounds.py",
+        "done = self.ended_at[-1] if self.ended_at else 0",
+        "done = sum(self.lengths[: len(self.ended_at)])",
+        (ROUNDS + "a_round_behind_one_that_ended_early_keeps_its_length",),
+    ),
+    Mutant(
+        "where rounds ended is not loaded on resume",
+        "training/distill.py",
+        'ended_at=tuple(record.get("ended_at", ()))',
+        "ended_at=()",
+        (EARLY + "a_run_with_early_ends_taken_up_again_ends_as_one_never_stopped",),
+    ),
+    Mutant(
+        "what the held-out texts have shown is not loaded on resume",
+        "training/distill.py",
+        'self.plateau = Plateau(record.get("lowest"), record.get("stale", 0))',
+        "pass",
+        (EARLY + "a_run_with_early_ends_taken_up_again_ends_as_one_never_stopped",),
+    ),
+    Mutant(
+        "the least fall is added up",
+        "training/early_stop.py",
+        "return Plateau(self.lowest, self.stale + 1)",
+        "return Plateau(divergence, self.stale + 1)",
+        (EARLY + "small_falls_that_add_up_are_one",),
+    ),
+    Mutant(
+        "held-out texts are measured with dropout",
+        "training/distill.py",
+        "        model.eval()\n        total",
+        "        total",
+        (EARLY + "a_measurement_knows_no_dropout_and_leaves_the_student_in_training",),
+    ),
+    Mutant(
+        "processes count the text that fills up",
+        "training/early_stop.py",
+        "yield batches[min(own, len(batches) - 1)], own < len(batches)",
+        "yield batches[min(own, len(batches) - 1)], True",
+        (EARLY + "processes_count_every_text_once",),
+    ),
+    Mutant(
+        "a warm-up is repeated at the planned start of a round",
+        "training/rates.py",
+        "(step - plan.start_of(index)) / self.warmup",
+        "(step - sum(plan.lengths[:index])) / self.warmup",
+        (RATES + "a_warm_up_begins_where_the_round_before_has_ended_early",),
+    ),
+    Mutant(
+        "the rate of a round that begins early is set an update late",
+        "training/distill.py",
+        "            set_rates(self.lr_scheduler)",
+        "            pass",
+        (EARLY + "the_rate_of_the_next_round_begins_where_a_round_has_ended_early",),
+    ),
+    Mutant(
+        "the average of a new round keeps the old one",
+        "training/ema.py",
+        "            shadow.copy_(weights[name].detach())",
+        "            pass",
+        (OPTIONS + "the_average_begins_anew_at_a_round_where_it_is_asked_to",),
+    ),
+    Mutant(
+        "an update without a masked position is taken with gradients of zero",
+        "training/trainer.py",
+        "                parameter.grad = None",
+        "                parameter.grad = torch.zeros_like(parameter)",
+        (
+            OPTIONS
+            + "an_update_in_which_nothing_is_masked_moves_no_weight_no_moment_and_no_average",
+        ),
+    ),
+    Mutant(
+        "a record of one thing drops the record of the loss",
+        "training/trainer.py",
+        "        self.control.should_log = due  # a record of the loss is not done by this one",
+        "        del due",
+        (
+            OPTIONS + "a_skipped_update_keeps_its_record_of_the_loss",
+            EARLY + "the_rate_of_the_next_round_begins_where_a_round_has_ended_early",
+        ),
+    ),
+    Mutant(
+        "pretraining takes updates that mask nothing",
+        "training/pretrain.py",
+        "        return int(self.noise(places, x.shape[1]).masked(self.schedule).sum())",
+        "        return items",
+        (OPTIONS + "pretraining_skips_an_update_in_which_nothing_is_masked_too",),
+    ),
+    Mutant(
+        "the speed counts padding",
+        "training/trainer.py",
+        'logs["tokens_per_second"] = self.tokens_of(places, length) / seconds',
+        'logs["tokens_per_second"] = len(places) * length / seconds',
+        (LENGTHS + "the_speed_counts_no_padding",),
+    ),
+    Mutant(
+        "the released grid is the one that was meant",
+        "diffusion/noise.py",
+        "((1 - t) * end)[:, None]",
+        "(1 - weight) * end[:, None]",
+        (
+            GRIDS + "the_released_grid_visits_three_quarters_and_one_quarter_from_a_half",
+            GRIDS + "the_released_grid_is_the_faulty_interpolation_written_out",
+        ),
+    ),
+    Mutant(
+        "steps that leave gaps reveal what contiguous ones do",
+        "diffusion/noise.py",
+        "share = (1 - schedule.alpha(t))[:, None] * stays.cumprod(1)",
+        "share = 1 - schedule.alpha(torch.minimum(end, t[:, None]))",
+        (
+            GRIDS + "the_released_grid_decides_positions_with_the_chances_of_its_steps",
+            GRIDS + "a_step_decides_independently_of_the_steps_before_it",
+        ),
+    ),
+    Mutant(
+        "padding is masked",
+        "training/stream.py",
+        "is_masked(self.u, self.t, schedule) & self.real",
+        "is_masked(self.u, self.t, schedule)",
+        (
+            LENGTHS + "padding_is_never_masked",
+            LENGTHS + "a_cut_text_has_the_loss_in_a_batch_that_it_has_alone",
+        ),
+    ),
+    Mutant(
+        "the student sees the padding",
+        "training/stream.py",
+        "        return self.real.to(device)",
+        "        return None",
+        (
+            LENGTHS + "a_cut_text_has_the_loss_in_a_batch_that_it_has_alone",
+            LENGTHS + "what_stands_in_the_padding_changes_no_loss",
+        ),
+    ),
+    Mutant(
+        "the teacher sees the padding",
+        "diffusion/denoiser.py",
+        "real = None if attention_mask is None else attention_mask[texts]",
+        "real = None",
+        (LENGTHS + "a_padded_text_has_the_targets_that_it_has_alone",),
+    ),
+    Mutant(
+        "the causal model learns from padding",
+        "training/pretrain.py",
+        "real = is_real(self.lengths(places, x.shape[1]), x.shape[1])",
+        "real = torch.ones_like(x, dtype=torch.bool).cpu()",
+        (LENGTHS + "a_cut_text_has_the_loss_in_a_batch_that_it_has_alone",),
+    ),
+    Mutant(
+        "a text may be cut to nothing",
+        "training/stream.py",
+        "1 + (drawn[:, 1] * length).long()",
+        "(drawn[:, 1] * length).long()",
+        (LENGTHS + "a_cut_text_is_uniformly_long_from_one_token_to_all",),
+    ),
+    Mutant(
         "the teacher is not loaded on resume",
         "training/distill.py",
-        "        safetensors.torch.load_model(self.teacher, str(Path(checkpoint) / TEACHER))",
+        "        load_teacher(Path(checkpoint) / TEACHER, self.teacher, student)",
         "        pass",
         (RESTART + "a_distillation_taken_up_again_ends_as_one_that_was_never_stopped",),
     ),
@@ -1159,15 +1336,15 @@ MUTANTS = [
     Mutant(
         "a look takes the place of the record that is due",
         "training/looks.py",
-        "control.should_log = logging ",
-        "_ = logging ",
+        "self.trainer.record(short | self.trainer.where(), time.perf_counter() - begun)",
+        "self.trainer.log(short)",
         (LOOKS + "the_record_that_is_due_at_a_look_is_kept",),
     ),
     Mutant(
         "the time of a look is training time",
-        "training/trainer.py",
-        "(since + time.perf_counter() - begun, step)",
-        "(since + 0 * begun, step)",
+        "training/looks.py",
+        ", time.perf_counter() - begun)",
+        ")",
         (LOOKS + "the_time_of_a_look_is_no_training_time",),
     ),
     Mutant(
@@ -1218,6 +1395,216 @@ MUTANTS = [
         ' | {"output_dir": folder})',
         ' | {"output_dir": "o"})',
         (DRY_RUN + "a_dry_run_writes_nothing_and_reads_no_text",),
+        "a cut frame of Zstandard is taken for a whole one",
+        "data/zstandard.py",
+        "if self._frame is not None:",
+        "if False:",
+        (CORPUS + "a_truncated_archive_is_named",),
+    ),
+    Mutant(
+        "a file is read on from the document before",
+        "data/files.py",
+        "cursor.offset, cursor.lines = end, number",
+        "cursor.lines = number",
+        (CORPUS + "a_file_is_read_on_from_where_its_cursor_stands",),
+    ),
+    Mutant(
+        "row groups before the start are counted and read",
+        "data/parquet.py",
+        "start -= rows",
+        "pass",
+        (CORPUS + "a_parquet_file_is_read_from_any_row_on",),
+    ),
+    Mutant(
+        "every epoch reads the files in one order",
+        "data/windows.py",
+        'permutation(self._seed, "stream parts", epoch, len(self._parts))',
+        'permutation(self._seed, "stream parts", 0, len(self._parts))',
+        (STREAMING + "every_epoch_reads_the_files_in_another_order",),
+    ),
+    Mutant(
+        "a window begins again at the beginning of its part",
+        "data/windows.py",
+        "position = self._start.position",
+        "pass",
+        (
+            STREAMING + "a_window_begins_again_at_its_place",
+            STREAMING + "a_stream_of_any_form_goes_on_where_it_stood",
+        ),
+    ),
+    Mutant(
+        "documents are dealt in turn, however long they are",
+        "data/lanes.py",
+        "(load + weight(document), lane)",
+        "(load + 1, lane)",
+        (STREAMING + "no_lane_is_ahead_of_another_by_more_than_a_document",),
+    ),
+    Mutant(
+        "documents held back are dealt",
+        "data/lanes.py",
+        "for one in assigned if not one.validation]",
+        "for one in assigned]",
+        (STREAMING + "documents_held_back_are_not_dealt",),
+    ),
+    Mutant(
+        "a lane that goes on begins its document again",
+        "data/lanes.py",
+        "begun = self._encoded if number == self._first else 0",
+        "begun = 0",
+        (STREAMING + "a_stream_goes_on_amid_a_long_document",),
+    ),
+    Mutant(
+        "a lane takes documents again that it has had",
+        "data/lanes.py",
+        "if number < self._first:",
+        "if False:",
+        (STREAMING + "a_state_does_not_change_while_the_stream_goes_on",),
+    ),
+    Mutant(
+        "every process serves every lane",
+        "data/lanes.py",
+        "frozenset((first + i) % lanes for first in firsts for i in range(micro_batch))",
+        "frozenset(range(lanes))",
+        (STREAMING + "the_lanes_of_an_update_are_divided_among_the_processes",),
+    ),
+    Mutant(
+        "a stream of several processes goes on from the last window of any",
+        "data/stream_state.py",
+        "min((s.start for s in found)",
+        "max((s.start for s in found)",
+        (STREAMING + "a_stream_goes_on_with_another_number_of_processes",),
+    ),
+    Mutant(
+        "a checkpoint holds what the reader stands at, not what the update began with",
+        "training/stream.py",
+        "return self._states[update]",
+        "return self.blocks.state()",
+        (
+            DATA_STATE + "the_state_of_an_update_is_that_at_its_beginning_however_far_was_read",
+            DATA_STATE + "a_run_on_a_stream_taken_up_again_ends_as_one_that_was_never_stopped",
+        ),
+    ),
+    Mutant(
+        "a run goes on with whatever text there is",
+        "training/data_state.py",
+        "if saved and here and saved != here:",
+        "if False:",
+        (DATA_STATE + "a_run_is_not_taken_up_on_other_text_of_the_same_size",),
+        "a teacher shares what its student trains",
+        "training/teacher.py",
+        "if _storage(parameter) in trained or parameter.dtype != wanted:",
+        "if parameter.dtype != wanted:",
+        (
+            DISTILL + "the_teacher_of_a_round_is_the_student_at_the_end_of_the_one_before",
+            LORA + "the_second_teacher_is_the_student_of_the_first_round_and_stays_it",
+        ),
+    ),
+    Mutant(
+        "a teacher copies the base that it could share",
+        "training/teacher.py",
+        "if _storage(parameter) in trained or parameter.dtype != wanted:",
+        "if True:",
+        (
+            LORA + "base_is_held_once_by_student_teacher_and_average_in_every_round",
+            TEACHER + "a_given_teacher_is_not_copied",
+        ),
+    ),
+    Mutant(
+        "an average copies the base",
+        "training/ema.py",
+        "copy.deepcopy(p) if p.requires_grad else p",
+        "copy.deepcopy(p)",
+        (LORA + "the_next_teacher_may_be_the_average_of_the_adapters",),
+    ),
+    Mutant(
+        "a resumed run forgets what its teacher had learned",
+        "training/teacher.py",
+        "own[name].copy_(saved[name])",
+        "own[name].copy_(own[name])",
+        (
+            TEACHER + "a_run_is_taken_up_to_the_same_end_whatever_its_teacher",
+            LORA + "a_run_with_adapters_is_taken_up_to_the_same_end",
+        ),
+    ),
+    Mutant(
+        "the passes of a teacher with a dtype of its own are autocast",
+        "training/distill.py",
+        'if self.args.teacher_dtype == "same":',
+        "if True:",
+        (TEACHER + "the_passes_of_a_teacher_run_in_its_own_dtype_whatever_the_autocast",),
+    ),
+    Mutant(
+        "a teacher may be too short for the texts",
+        "training/teacher.py",
+        "if longest is not None and longest < length:",
+        "if False:",
+        (TEACHER + "a_teacher_that_reads_shorter_texts_is_refused",),
+    ),
+    Mutant(
+        "a merged student shares its weights with the one that trains on",
+        "training/lora.py",
+        'value.to("cpu", copy=True) if id(parameter) in wrapped else value.cpu()',
+        "value.cpu()",
+        (
+            LORA + "merging_leaves_the_model_as_it_was",
+            LORA + "training_and_saving_leave_the_base_as_it_was",
+        ),
+    ),
+    Mutant(
+        "the student's dropout is that of its adapters, too",
+        "training/distill.py",
+        'isinstance(module, nn.Dropout) and "lora_dropout" not in name',
+        "isinstance(module, nn.Dropout)",
+        (LORA + "the_dropout_of_adapters_is_its_own",),
+    ),
+    Mutant(
+        "a text stays in a pass that decides nothing of it",
+        "diffusion/denoiser.py",
+        'if getattr(denoiser, "is_compiled", False):',
+        "if True:",
+        (ROLLOUT + "a_text_of_which_a_pass_decides_nothing_is_not_in_that_pass",),
+    ),
+    Mutant(
+        "a compiled teacher is asked for any number of texts",
+        "diffusion/denoiser.py",
+        'if getattr(denoiser, "is_compiled", False):',
+        "if False:",
+        (ROLLOUT + "a_compiled_teacher_is_asked_for_few_sizes_and_says_the_same",),
+    ),
+    Mutant(
+        "a rollout projects all its rows at once",
+        "diffusion/rollout.py",
+        "size = max(1, TILE_NUMBERS // teacher.head.weight.shape[0])",
+        "size = max(1, len(hidden))",
+        (ROLLOUT + "no_more_rows_are_projected_at_once_than_a_tile_holds",),
+    ),
+    Mutant(
+        "a masked language model reads the padding",
+        "models/adapters.py",
+        "torch.ones_like(z) if attention_mask is None else attention_mask.to(z)",
+        "torch.ones_like(z)",
+        ("models/test_models_adapters.py::test_padding_is_not_read",),
+    ),
+    Mutant(
+        "accelerate compiles the whole forward",
+        "training/compiling.py",
+        "    plugin.backend = DynamoBackend.NO\n",
+        "",
+        (COMPILING + "a_run_compiles_one_block_and_a_teacher_for_each_power_of_two",),
+    ),
+    Mutant(
+        "a copy runs the compiled block of the original",
+        "models/blocks.py",
+        'return super().__getstate__() | {"_compiled": None}',
+        "return super().__getstate__()",
+        (COMPILING + "a_copy_of_a_model_compiled_for_training_runs_on_its_own_weights",),
+    ),
+    Mutant(
+        "a resumed run acts with the packed form of the teacher that was given",
+        "training/distill.py",
+        "        self._prepare_acting()  # a packed form has weights of its own\n",
+        "",
+        (TEACHER + "a_run_with_a_packed_teacher_is_taken_up_to_the_same_end",),
     ),
 ]
 

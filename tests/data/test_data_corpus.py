@@ -1,13 +1,19 @@
 import gzip
 import json
 import lzma
+import sys
+from itertools import islice
 
 import datasets
 import numpy as np
 import pytest
+import zstandard
 
-from sdtt.data import corpus, python_docs
+from sdtt.data import corpus, files, python_docs
 from sdtt.data.corpus import content_digest, documents
+from sdtt.data.files import Cursor, read_file
+
+COMPRESSIONS = {"gz": gzip.open, "xz": lzma.open, "zst": zstandard.open}
 
 
 def texts(source, **settings):
@@ -31,13 +37,90 @@ def test_lines_of_endoftext_part_the_documents_of_a_text_file(tmp_path):
     assert texts(file) == ["One.\n", "Two <|endoftext|> still.\n"]
 
 
-@pytest.mark.parametrize(("suffix", "opener"), [("gz", gzip.open), ("xz", lzma.open)])
+@pytest.mark.parametrize(("suffix", "opener"), COMPRESSIONS.items())
 def test_compressed_files_read_as_plain_ones(tmp_path, suffix, opener):
     for name, content in (("a.txt", "Grün\n"), ("b.jsonl", '{"text": "Grün"}\n')):
         (tmp_path / name).write_text(content)
         with opener(tmp_path / f"{name}.{suffix}", "wt") as stream:
             stream.write(content)
         assert texts(tmp_path / f"{name}.{suffix}") == texts(tmp_path / name)
+
+
+def test_all_frames_of_a_zst_file_are_read(tmp_path):
+    frames = [zstandard.compress(f"line {n}\n".encode()) for n in range(3)]
+    (tmp_path / "a.txt.zst").write_bytes(b"".join(frames))
+    assert texts(tmp_path / "a.txt.zst") == ["line 0\nline 1\nline 2\n"]
+
+
+def test_a_zst_file_without_its_package_is_answered_with_the_way_out(tmp_path, monkeypatch):
+    (tmp_path / "a.txt.zst").write_bytes(zstandard.compress(b"One"))
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(ValueError, match=r"a\.txt\.zst .* pip install 'sdtt\[zstd\]'"):
+        texts(tmp_path / "a.txt.zst")
+
+
+def write_parquet(file, **columns):
+    datasets.Dataset.from_dict(columns).to_parquet(file, batch_size=2)  # rows of a row group
+    return file
+
+
+def test_a_parquet_file_gives_a_document_a_row_from_the_column_asked_for(tmp_path):
+    file = write_parquet(tmp_path / "a.parquet", n=[1, 2, 3], body=["One", "Two", "Three"])
+    assert texts(file, text_column="body") == ["One", "Two", "Three"]
+
+
+def test_a_parquet_file_of_input_ids_gives_ids(tmp_path):
+    file = write_parquet(tmp_path / "a.parquet", input_ids=[[5, 6], [7]])
+    assert [ids.tolist() for ids in texts(file)] == [[5, 6], [7]]
+
+
+def test_a_pattern_and_a_folder_of_other_text_find_parquet_files(tmp_path):
+    write_parquet(tmp_path / "b.parquet", text=["Two"])
+    (tmp_path / "a.txt").write_text("One")
+    assert texts(tmp_path) == ["One", "Two"]
+    assert texts(str(tmp_path / "*.parquet")) == ["Two"]
+
+
+@pytest.mark.parametrize("start", range(8))
+def test_a_parquet_file_is_read_from_any_row_on(tmp_path, start):
+    file = write_parquet(tmp_path / "a.parquet", text=[f"{n}" for n in range(7)])
+    found = list(read_file(file, "text", Cursor(offset=start)))
+    assert found == [f"{n}" for n in range(start, 7)]
+
+
+@pytest.mark.parametrize("suffix", ["txt", "jsonl", "txt.gz", "jsonl.xz", "jsonl.zst"])
+def test_a_file_is_read_on_from_where_its_cursor_stands(tmp_path, suffix):
+    stories = [f"Grün {n}\r\nend" for n in range(9)]
+    lines = [json.dumps({"text": story}, ensure_ascii=False) + "\n\n" for story in stories]
+    content = "".join(lines) if "jsonl" in suffix else "\n<|endoftext|>\n".join(stories)
+    opener = COMPRESSIONS.get(suffix.rpartition(".")[2], open)
+    with opener(tmp_path / f"a.{suffix}", "wb") as stream:
+        stream.write(content.encode())
+    whole = texts(tmp_path / f"a.{suffix}")
+    assert len(whole) == 9
+    for count in range(1, 9):
+        cursor = Cursor()
+        list(islice(read_file(tmp_path / f"a.{suffix}", "text", cursor), count))
+        again = Cursor(cursor.offset, cursor.lines)
+        assert list(read_file(tmp_path / f"a.{suffix}", "text", again)) == whole[count:]
+
+
+def test_a_line_is_named_by_its_number_in_the_file_wherever_reading_began(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "One"}\n\n{"text": "Two"}\n{"text": \n')
+    cursor = Cursor()
+    list(islice(read_file(tmp_path / "a.jsonl", "text", cursor), 2))
+    with pytest.raises(ValueError, match=r"line 4 of .*a\.jsonl is not JSON"):
+        list(read_file(tmp_path / "a.jsonl", "text", Cursor(cursor.offset, cursor.lines)))
+
+
+def test_a_bin_file_is_cut_at_its_ends_of_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_CHUNK", 4)
+    ids = np.array([5, 6, 0, 7, 0, 0, 8, 9, 8, 9, 8, 0, 3], dtype="<u2")
+    ids.tofile(tmp_path / "a.bin")
+    cursor = Cursor()
+    found = [each.tolist() for each in files.read_ids_by_document(tmp_path / "a.bin", 0, cursor)]
+    assert found == [[5, 6, 0], [7, 0], [0], [8, 9, 8, 9, 8, 0], [3]]
+    assert cursor.offset == 13
 
 
 def test_windows_line_ends_and_a_byte_order_mark_do_not_reach_the_text(tmp_path):
@@ -269,7 +352,7 @@ def test_a_bin_file_of_odd_size_is_refused(tmp_path):
         texts(tmp_path / "a.bin")
 
 
-@pytest.mark.parametrize(("suffix", "opener"), [("gz", gzip.open), ("xz", lzma.open)])
+@pytest.mark.parametrize(("suffix", "opener"), COMPRESSIONS.items())
 def test_a_truncated_archive_is_named(tmp_path, suffix, opener):
     file = tmp_path / f"a.txt.{suffix}"
     with opener(file, "wt") as stream:
@@ -279,7 +362,30 @@ def test_a_truncated_archive_is_named(tmp_path, suffix, opener):
         texts(file)
 
 
-@pytest.mark.parametrize("suffix", ["gz", "xz"])
+def test_a_damaged_archive_is_named(tmp_path):
+    text = "".join(f"line {n}\n" for n in range(2000))
+    data = bytearray(zstandard.ZstdCompressor(write_checksum=True).compress(text.encode()))
+    data[len(data) // 2] ^= 255
+    (tmp_path / "a.txt.zst").write_bytes(bytes(data))
+    with pytest.raises(ValueError, match=r"a\.txt\.zst is cut short or damaged"):
+        texts(tmp_path / "a.txt.zst")
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-20], lambda b: b"PAR1" + b[9:], lambda _: b"x"])
+def test_a_damaged_parquet_file_is_named(tmp_path, damage):
+    file = write_parquet(tmp_path / "a.parquet", text=["One " * 99, "Two"])
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=r"a\.parquet is cut short or damaged"):
+        texts(file)
+
+
+def test_a_missing_column_of_a_parquet_file_is_answered_with_those_there_are(tmp_path):
+    file = write_parquet(tmp_path / "a.parquet", body=["One"], n=[1])
+    with pytest.raises(ValueError, match=r"row 1 of .*no column 'text'.*'body', 'n'"):
+        texts(file)
+
+
+@pytest.mark.parametrize("suffix", COMPRESSIONS)
 def test_what_only_calls_itself_an_archive_is_named(tmp_path, suffix):
     (tmp_path / f"a.txt.{suffix}").write_text("plain text")
     with pytest.raises(ValueError, match=rf"a\.txt\.{suffix} is cut short or damaged"):

@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sdtt.data import packing, streams
+from sdtt.data import encoding, packing, streams
 from sdtt.data.packing import load_blocks
 from sdtt.data.split import split_by_hash, split_tail
 from sdtt.data.tokenizer import train_tokenizer, with_mask
@@ -62,7 +62,7 @@ def text_of(blocks, tokenizer):
 
 def test_blocks_are_documents_each_followed_by_eos_and_cut_into_rows(load, tokenizer):
     stories = [story(n) for n in range(5)]
-    encoded = streams.encode_texts(tokenizer, stories)
+    encoded = encoding.encode_texts(tokenizer, stories)
     law = [token for ids in encoded for token in [*ids, tokenizer.eos_token_id]]
     blocks = load(stories, length=7, validation_fraction=0.0).train
     assert len(blocks) == len(law) // 7
@@ -112,7 +112,7 @@ def test_bytes_per_token_is_that_of_the_text_which_the_side_encodes(load, tokeni
     held = [one.document for one in split_by_hash(stories, 0.3) if one.validation]
     kept = [one for one in stories if one not in held]
     for blocks, side in ((split.validation, held), (split.train, kept)):
-        tokens = sum(len(ids) + 1 for ids in streams.encode_texts(tokenizer, side))
+        tokens = sum(len(ids) + 1 for ids in encoding.encode_texts(tokenizer, side))
         law = sum(len(one.encode()) for one in side) / tokens
         assert math.isclose(blocks.bytes_per_token, law)
 
@@ -139,17 +139,17 @@ def test_a_long_document_cut_into_pieces_gives_the_ids_of_the_whole(limit):
     paragraphs = [f"{one}\n\n" for one in PROSE.split("\n\n")]
     tokenizer = train_tokenizer(paragraphs, 320)
     assert "ĊĊ" in tokenizer.get_vocab()
-    pieces = list(streams.cut_long(PROSE, limit))
+    pieces = list(encoding.cut_long(PROSE, limit))
     assert len(pieces) > 50
     assert max(map(len, pieces)) <= limit
     assert "".join(pieces) == PROSE
-    in_pieces = [token for ids in streams.encode_texts(tokenizer, pieces) for token in ids]
-    assert in_pieces == streams.encode_texts(tokenizer, [PROSE])[0]
+    in_pieces = [token for ids in encoding.encode_texts(tokenizer, pieces) for token in ids]
+    assert in_pieces == encoding.encode_texts(tokenizer, [PROSE])[0]
 
 
 @pytest.mark.parametrize("text", ["x" * 1000, " " * 1000, "a b " * 250, "", "x"])
 def test_pieces_are_never_long_and_lose_nothing(text):
-    pieces = list(streams.cut_long(text, limit=64))
+    pieces = list(encoding.cut_long(text, limit=64))
     assert "".join(pieces) == text
     assert max(map(len, pieces)) <= 64
 
@@ -157,7 +157,7 @@ def test_pieces_are_never_long_and_lose_nothing(text):
 def test_a_document_of_many_pieces_and_batches_has_one_eos(load, monkeypatch):
     whole = flat(load(PROSE, suffix="txt", validation_fraction=0.0).train)
     monkeypatch.setattr(streams, "BATCH", 700)
-    monkeypatch.setattr(streams, "PIECE", 300)
+    monkeypatch.setattr(encoding, "PIECE", 300)
     monkeypatch.setattr(packing, "LAYOUT", -1)  # nor found in the cache
     cut = flat(load(PROSE, suffix="txt", validation_fraction=0.0).train)
     assert cut == whole
@@ -238,7 +238,7 @@ def test_a_single_document_gives_its_tail_from_a_paragraph_on(load, tokenizer):
 
 @pytest.mark.parametrize("length", [16, 100, 400])
 def test_a_side_is_never_without_a_block_where_the_text_has_more_than_two(load, length, tokenizer):
-    ids = streams.encode_texts(tokenizer, [PROSE])[0]
+    ids = encoding.encode_texts(tokenizer, [PROSE])[0]
     text = tokenizer.decode(ids[: int(2.3 * length)])
     split = load(text, length=length, suffix="txt", validation_fraction=0.01)
     assert len(split.train) == len(split.validation) == 1
@@ -282,7 +282,7 @@ def test_a_document_that_begins_close_before_the_cut_is_not_cut():
 
 def test_a_second_call_encodes_nothing(load, monkeypatch):
     first = load(PROSE, suffix="txt")
-    monkeypatch.setattr(streams, "encode_texts", None)
+    monkeypatch.setattr(encoding, "encode_texts", None)
     again = load(PROSE, suffix="txt")
     assert torch.equal(again.train[:], first.train[:])
 
@@ -290,7 +290,7 @@ def test_a_second_call_encodes_nothing(load, monkeypatch):
 def test_another_length_is_another_view_of_the_same_file(load, monkeypatch):
     stories = [story(n) for n in range(60)]
     first = load(stories, length=16, validation_fraction=0.2)
-    monkeypatch.setattr(streams, "encode_texts", None)
+    monkeypatch.setattr(encoding, "encode_texts", None)
     again = load(stories, length=8, validation_fraction=0.2)
     assert flat(again.train)[: first.train.tokens] == flat(first.train)
 
@@ -316,10 +316,10 @@ def test_a_change_of_text_tokenizer_or_setting_is_noticed(load, what):
 
 
 def test_the_key_forgets_how_the_tokenizer_was_last_called(tokenizer):
-    before = packing._tokenizer_digest(tokenizer)
+    before = encoding.tokenizer_digest(tokenizer)
     tokenizer("a b c d", truncation=True, max_length=2)
     assert tokenizer.backend_tokenizer.truncation is not None
-    assert packing._tokenizer_digest(tokenizer) == before
+    assert encoding.tokenizer_digest(tokenizer) == before
 
 
 @pytest.mark.parametrize("damage", ["bin cut", "record cut", "record gone", "bin gone"])
@@ -337,7 +337,7 @@ def test_a_kill_leaves_nothing_that_passes_for_a_cache(load, tmp_path, monkeypat
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(streams, "encode_texts", killed)
+    monkeypatch.setattr(encoding, "encode_texts", killed)
     with pytest.raises(KeyboardInterrupt):
         load(PROSE, suffix="txt")
     monkeypatch.undo()

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from sdtt.data.streams import encode_texts
+from sdtt.data.encoding import encode_texts
 from sdtt.data.tokenizer import load_tokenizer, train_tokenizer, with_mask
 
 TEXTS = [

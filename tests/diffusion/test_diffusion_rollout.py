@@ -264,3 +264,72 @@ def test_a_distilled_table_ends_at_the_enumerated_optimum(name, table_student):
     )
     learned = student.logits(student.hidden(z[:1])).softmax(-1)
     torch.testing.assert_close(learned.detach(), optimum.expand(2, -1), rtol=0, atol=1e-6)
+
+
+# ---------------------------------------------------------------- what a pass takes
+
+
+class Spy(TableDenoiser):
+    """Notes the texts of every pass, and the rows of every projection."""
+
+    def __init__(self, law):
+        super().__init__(law)
+        self.passes, self.projected = [], []
+
+    def hidden(self, z, rows=None, **others):
+        self.passes.append(z)
+        return super().hidden(z, rows, **others)
+
+    def logits(self, h):
+        self.projected.append(len(h))
+        return super().logits(h)
+
+
+class CompiledSpy(Spy):
+    is_compiled = True
+
+
+def spied(kind, k=4, dt=0.06, count=40):
+    teacher = kind(table(3, 5).law)
+    z, u, v, t = masked_texts(teacher, count, 0.3)
+    result = rollout(teacher, z, u, v, teacher_times(t, dt, k), LOG_LINEAR)
+    return teacher, z, u, t, result
+
+
+def test_a_text_of_which_a_pass_decides_nothing_is_not_in_that_pass():
+    teacher, z, u, t, _ = spied(Spy)
+    due = []
+    for i in range(4):
+        ends = (t - i * 0.06).clamp_min(0), (t - (i + 1) * 0.06).clamp_min(0)
+        above, below = (u < end[:, None] for end in ends)  # masked at both ends of the pass
+        due.append(int((above if i == 3 else above & ~below).any(1).sum()))
+    assert [len(texts) for texts in teacher.passes] == due
+    assert max(due[:3]) < len(z) / 2  # so that most texts are left out of most passes
+
+
+def test_a_pass_that_decides_nothing_at_all_is_not_made():
+    teacher = Spy(table(3, 5).law)
+    z = torch.full((2, 5), 3)
+    u = torch.full((2, 5), 0.05, dtype=F64)
+    times = teacher_times(torch.full((2,), 0.9, dtype=F64), 0.2, 4)
+    rollout(teacher, z, u, u, times, LOG_LINEAR)
+    assert len(teacher.passes) == 1
+
+
+def test_a_compiled_teacher_is_asked_for_few_sizes_and_says_the_same():
+    compiled, *_, ours = spied(CompiledSpy)
+    *_, due = spied(Spy)
+    sizes = {len(texts) for texts in compiled.passes}
+    assert sizes <= {8, 16, 32, 40}
+    assert torch.equal(ours.hidden, due.hidden)
+    assert torch.equal(ours.z, due.z)
+
+
+def test_no_more_rows_are_projected_at_once_than_a_tile_holds(monkeypatch):
+    *_, due = spied(Spy)
+    monkeypatch.setattr(
+        "sdtt.diffusion.rollout.TILE_NUMBERS", 4 * 3 + 1
+    )  # 3 rows of V = 3 and MASK
+    teacher, *_, ours = spied(Spy)
+    assert max(teacher.projected) == 3
+    assert torch.equal(ours.z, due.z)

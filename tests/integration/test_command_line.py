@@ -76,6 +76,15 @@ def test_every_round_leaves_a_student_that_loads(folder):
         AutoModelForMaskedLM.from_pretrained(folder / "distill" / "students" / name)
 
 
+def test_a_student_is_distilled_on_from_the_steps_that_it_takes(folder, tmp_path):
+    model, output = folder / "distill/students/8", tmp_path / "on"
+    words = ["distill", "--model", model, "--data", folder / "texts", "--output", output]
+    result = run(*words, "--rounds", "1", "--steps-per-round", "2", *SMALL)
+    assert result.code == 0, result.err
+    assert [path.name for path in (output / "students").iterdir()] == ["4"]
+    assert yaml.safe_load((output / "run.yaml").read_text())["start_steps"] == 8
+
+
 def test_the_config_beside_a_run_holds_what_was_asked(folder):
     saved = yaml.safe_load((folder / "distill" / "run.yaml").read_text())
     assert (saved["rounds"], saved["steps_per_round"], saved["start_steps"]) == (2, 3, 16)

@@ -108,6 +108,34 @@ def test_the_loss_is_the_mean_divergence_from_the_targets_of_algorithm_1(
     assert losses(tmp_path) == pytest.approx([expected], rel=1e-5)
 
 
+def softened(law, temperature):
+    powers = [p ** (1 / temperature) for p in law]
+    return [p / sum_of(powers) for p in powers]
+
+
+def generalised(q, p, beta):
+    m = [beta * b + (1 - beta) * a for a, b in zip(q, p, strict=True)]
+    return beta * kl(p, m) + (1 - beta) * kl(q, m)
+
+
+@pytest.mark.parametrize(
+    ("settings", "divergence"),
+    [
+        ({"divergence": "jsd", "jsd_beta": 0.2}, lambda q, p: generalised(q, p, 0.2)),
+        ({"divergence_temperature": 2.0}, lambda q, p: kl(softened(q, 2), softened(p, 2))),
+    ],
+    ids=["beta", "temperature"],
+)
+def test_beta_and_temperature_reach_the_loss(tmp_path, runs, monkeypatch, settings, divergence):
+    monkeypatch.setitem(BY_HAND, "chosen", divergence)
+    student, teacher = runs.masked_model(), runs.masked_model(1)
+    trainer = runs.distiller(tmp_path, student, teacher, rounds=1, steps_per_round=1, **settings)
+    x = torch.stack([trainer.stream[place]["input_ids"] for place in range(4)])
+    expected = loss_by_hand(student, teacher, x, "chosen", 1 / 4, 2, lambda s: s)
+    trainer.train()
+    assert losses(tmp_path)[0] == pytest.approx(expected, rel=1e-4)
+
+
 def test_the_second_round_takes_its_targets_at_twice_the_step_from_the_first_student(
     tmp_path, runs
 ):

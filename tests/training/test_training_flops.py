@@ -14,7 +14,7 @@ from sdtt.training.flops import (
     expected_passes,
     forward_flops,
     masked_share,
-    network_of,
+    shape_of,
     training_flops,
 )
 from sdtt.training.stream import noise_of
@@ -39,13 +39,13 @@ def passed(model):
 @pytest.mark.parametrize("shape", [{}, {"n_blocks": 3, "hidden_dim": 32, "tie_word_embeddings": 1}])
 def test_a_pass_and_its_backward_pass_take_what_torch_counts(runs, shape):
     model = runs.masked_model(**shape)
-    expected = training_flops(network_of(model), texts=TEXTS, length=LENGTH, rows=len(ROWS))
+    expected = training_flops(shape_of(model), texts=TEXTS, length=LENGTH, rows=len(ROWS))
     assert counted(lambda: passed(model).backward()) == expected.total
 
 
 def test_a_forward_pass_takes_what_torch_counts(runs):
     model = runs.masked_model(n_blocks=2)
-    expected = forward_flops(network_of(model), texts=TEXTS, length=LENGTH, rows=len(ROWS))
+    expected = forward_flops(shape_of(model), texts=TEXTS, length=LENGTH, rows=len(ROWS))
     assert counted(lambda: passed(model)) == expected.total
 
 
@@ -53,17 +53,17 @@ def test_frozen_weights_need_no_gradient_of_their_own(runs):
     model = runs.masked_model(n_blocks=2)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("mlp" not in name)
-    expected = training_flops(network_of(model), texts=TEXTS, length=LENGTH, rows=len(ROWS))
+    expected = training_flops(shape_of(model), texts=TEXTS, length=LENGTH, rows=len(ROWS))
     assert counted(lambda: passed(model).backward()) == expected.total
 
 
 def test_a_constant_condition_is_no_work_of_a_token(runs):
     conditioned = runs.masked_model(conditioning="constant", cond_dim=4)
-    assert network_of(conditioned).body == network_of(runs.masked_model()).body
+    assert shape_of(conditioned).body == shape_of(runs.masked_model()).body
 
 
 def test_causal_attention_needs_half_the_pairs(runs):
-    masked, causal = network_of(runs.masked_model()), network_of(runs.causal_model())
+    masked, causal = shape_of(runs.masked_model()), shape_of(runs.causal_model())
     one, other = (
         forward_flops(each, texts=TEXTS, length=LENGTH, rows=0) for each in (masked, causal)
     )
@@ -73,7 +73,7 @@ def test_causal_attention_needs_half_the_pairs(runs):
 def test_a_network_can_be_counted_without_its_weights(runs):
     with torch.device("meta"):
         outline = runs.masked_model()
-    assert network_of(outline) == network_of(runs.masked_model())
+    assert shape_of(outline) == shape_of(runs.masked_model())
 
 
 def test_the_expected_share_of_masked_positions_is_that_of_the_schedule():
@@ -117,7 +117,7 @@ def test_teacher_steps_ask_for_the_expected_passes_and_draws(schedule, k, dt):
 
 
 def test_an_update_of_sdtt_adds_the_teachers_passes_to_the_students(runs):
-    student, teacher = (network_of(runs.masked_model(n_blocks=n)) for n in (1, 2))
+    student, teacher = (shape_of(runs.masked_model(n_blocks=n)) for n in (1, 2))
     passes = expected_passes(SCHEDULES["log_linear"], 1 / 8, 2, LENGTH)
     update = distillation_flops(student, teacher, passes, texts=TEXTS, length=LENGTH)
     tokens = TEXTS * LENGTH

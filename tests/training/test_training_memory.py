@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from sdtt.training.flops import network_of
+from sdtt.training.flops import shape_of
 from sdtt.training.memory import checkpoint_bytes, memory_of
 
 TEXTS, LENGTH = 4, 64
@@ -44,7 +44,7 @@ def test_activations_are_estimated_within_a_tenth_of_what_autograd_keeps(
     model = runs.masked_model(**shape | condition)
     model.set_attn_implementation(attention)
     estimate = memory_of(
-        network_of(model),
+        shape_of(model),
         texts=TEXTS,
         length=LENGTH,
         rows=TEXTS * LENGTH,
@@ -55,7 +55,7 @@ def test_activations_are_estimated_within_a_tenth_of_what_autograd_keeps(
 
 
 def test_gradient_checkpointing_keeps_one_block_and_the_stream_between_them(runs):
-    network = network_of(runs.masked_model(hidden_dim=96, n_blocks=8))
+    network = shape_of(runs.masked_model(hidden_dim=96, n_blocks=8))
     size = {"texts": TEXTS, "length": LENGTH, "rows": 0}
     plain = memory_of(network, **size)
     spared = memory_of(network, **size, checkpointing=True)
@@ -65,7 +65,7 @@ def test_gradient_checkpointing_keeps_one_block_and_the_stream_between_them(runs
 
 
 def test_shards_divide_what_is_held_for_each_weight_and_nothing_else(runs):
-    network = network_of(runs.masked_model())
+    network = shape_of(runs.masked_model())
     size = {"texts": 1, "length": 8, "rows": 8, "teacher_parameters": network.parameters}
     whole, half = (memory_of(network, **size, ema=True, shards=n) for n in (1, 2))
     for name in ("weights", "gradients", "moments", "ema", "teacher"):
@@ -75,7 +75,7 @@ def test_shards_divide_what_is_held_for_each_weight_and_nothing_else(runs):
 
 def test_a_checkpoint_weighs_what_was_estimated(tmp_path, runs):
     model = runs.masked_model(hidden_dim=96, n_blocks=2)
-    network = network_of(model)
+    network = shape_of(model)
     runs.distiller(tmp_path, model, rounds=1, steps_per_round=1).train()
     names = ("model.safetensors", "optimizer.pt", "ema.safetensors", "teacher.safetensors")
     weight = sum((tmp_path / "checkpoint-1" / name).stat().st_size for name in names)

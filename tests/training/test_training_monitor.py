@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from sdtt.diffusion.denoiser import Head
-from sdtt.training.flops import Flops
 from sdtt.training.monitor import ROWS, Monitor, agreement, ema_distance, mean_since
 from sdtt.training.peak import Peak
 from sdtt.training.pretrain import CausalTrainer, MDLMTrainer
@@ -19,25 +18,24 @@ def records(output):
     return [each for each in every if "loss" in each]
 
 
-SINCE = {"updates": 3, "seconds": 2.0, "tokens": 100, "processes": 4}
+SINCE = {"seconds": 2.0, "tokens": 100, "processes": 4}
 
 
 # ---------------------------------------------------------------- figures
 
 
 def test_utilisation_is_the_needed_rate_over_that_of_all_devices():
-    flops, peak = Flops(body=50.0, attention=30.0, head=20.0), Peak(400.0, "a test")
-    figures = Monitor().figures(**SINCE, flops=flops, peak=peak)
-    assert figures["mfu"] == 3 * 100 / 2 / (4 * 400)
+    figures = Monitor().figures(**SINCE, flops=300.0, peak=Peak(400.0, "a test"))
+    assert figures["mfu"] == 300 / 2 / (4 * 400)
 
 
 def test_without_a_peak_rate_there_is_no_utilisation():
-    figures = Monitor().figures(**SINCE, flops=Flops(1.0, 1.0, 1.0), peak=Peak(None, "unknown"))
+    figures = Monitor().figures(**SINCE, flops=1.0, peak=Peak(None, "unknown"))
     assert figures.keys() == {"tokens_per_second"}
 
 
 def test_a_monitor_begins_anew_after_each_record():
-    monitor, arguments = Monitor(), SINCE | {"flops": Flops(1.0, 1.0, 1.0), "peak": Peak(1.0, "")}
+    monitor, arguments = Monitor(), SINCE | {"flops": 1.0, "peak": Peak(1.0, "")}
     monitor.count(10)
     monitor.count(5)
     assert monitor.figures(**arguments)["masked_tokens_per_second"] == 15 * 4 / 2

@@ -239,7 +239,7 @@ def _train_all(
     config = SDTTConfig(
         **_config(settings, "distill", 0, DISTILL["learning_rate"])
         | DISTILL
-        | {"steps_per_round": updates["distill"], "warmup_steps": 10},
+        | {"steps_per_round": updates["distill"], "warmup_steps": 10, "max_steps": -1},
         seed=settings.seed + 4,
     )
     student = copy.deepcopy(teacher)

@@ -1,5 +1,6 @@
 """`sdtt pretrain`: a masked diffusion model, or its causal twin, from text."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,12 @@ from sdtt.cli.options import Given, command, resolved
 from sdtt.cli.run_folder import RunFolder
 from sdtt.cli.train import MAY_DIFFER, QUIET, WITHHELD, run_training, spare, validate
 from sdtt.data.corpus import documents
+from sdtt.data.files import Document
+from sdtt.data.held import read_ahead
 from sdtt.data.packing import SplitBlocks, load_blocks
+from sdtt.data.parts import parts_of
+from sdtt.data.stream_state import StreamSettings
+from sdtt.data.streaming import StreamedSplit, stream_blocks
 from sdtt.data.tokenizer import load_tokenizer, train_tokenizer
 from sdtt.models.blocks import BlocksModel
 from sdtt.models.causal import CausalConfig, CausalLM
@@ -22,9 +28,15 @@ from sdtt.training.estimate import estimate_of_pretraining
 from sdtt.training.pretrain import CausalTrainer, MDLMTrainer, PretrainConfig, initialise_from
 from sdtt.training.probe import random_texts
 from sdtt.training.state import last_complete_checkpoint
-from sdtt.training.trainer import StreamTrainer, peak_of
+from sdtt.training.trainer import StreamConfig, StreamTrainer, peak_of
 
 TRAINERS: dict[str, type[StreamTrainer]] = {"mdlm": MDLMTrainer, "causal": CausalTrainer}
+
+TOKENIZER_CHARACTERS = 10**8
+"""What a tokenizer is trained on at the beginning of a stream."""
+
+NO_ID = -1
+"""The end of a text, as long as there is no tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +47,65 @@ class TextSettings:
         metadata={"help": "files, folders, globs or a data set's name; python-docs needs no file"}
     )
     text_column: str = field(
-        default="text", metadata={"help": "the column of json lines and data sets that holds text"}
+        default="text",
+        metadata={"help": "the column of json lines, parquet and data sets that holds text"},
     )
     unwrap: bool = field(default=False, metadata={"help": "join hard-wrapped lines of a paragraph"})
     validation_fraction: float = field(
         default=0.05, metadata={"help": "share of the documents held out, in [0, 1)"}
     )
+    stream: bool = field(
+        default=False,
+        metadata={"help": "read and encode the text while training, without a cache on disk"},
+    )
+    stream_lanes: int = field(
+        default=0,
+        metadata={"help": "of a stream: lanes that pack blocks; 0: as many as an update has texts"},
+    )
+    stream_buffer: int = field(
+        default=10_000, metadata={"help": "of a stream: documents that are shuffled at a time"}
+    )
+    stream_validation: int = field(
+        default=256, metadata={"help": "of a stream: blocks held out and kept in memory, at most"}
+    )
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be."""
+        for name in ("stream_lanes", "stream_validation"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.stream_buffer < 1:
+            raise ValueError(f"stream_buffer must be at least 1, got {self.stream_buffer}")
 
     @property
     def source(self) -> str | list[str]:
         """What the corpus reader takes."""
         return self.data[0] if len(self.data) == 1 else list(self.data)
 
-    def blocks(self, tokenizer: PreTrainedTokenizerBase, length: int) -> SplitBlocks:
-        """The text as blocks of ids."""
+    def texts(self) -> Iterator[Document]:
+        """The documents, to train a tokenizer on: of a stream only its beginning."""
+        if not self.stream:
+            return documents(self.source, text_column=self.text_column, unwrap=self.unwrap)
+        parts = parts_of(self.source, text_column=self.text_column, eos=NO_ID)
+        return read_ahead(parts, unwrap=self.unwrap, characters=TOKENIZER_CHARACTERS)
+
+    def blocks(
+        self, tokenizer: PreTrainedTokenizerBase, length: int, args: StreamConfig
+    ) -> SplitBlocks | StreamedSplit:
+        """The text as blocks of ids, encoded now, or (a stream) as the run goes."""
+        if self.stream:
+            settings = StreamSettings(
+                length=length,
+                lanes=self.stream_lanes or args.texts_per_update,
+                seed=args.seed,
+                buffer=self.stream_buffer,
+                validation_fraction=self.validation_fraction,
+                text_column=self.text_column,
+                unwrap=self.unwrap,
+            )
+            return stream_blocks(
+                self.source, tokenizer, settings, validation_blocks=self.stream_validation
+            )
         return load_blocks(
             self.source,
             tokenizer,
@@ -95,7 +152,7 @@ def pretrain(
     tokenizer = _tokenizer(settings, run)
     torch.manual_seed(args.seed)
     model = _model(settings, tokenizer)
-    blocks = settings.blocks(tokenizer, model.config.model_length)
+    blocks = settings.blocks(tokenizer, model.config.model_length, args)
     trainer = TRAINERS[settings.model](model, args, blocks.train, tokenizer)
     spare(run, settings.init_from)
     run.open(resolved(settings, run, training), verb="pretrain", may_differ=MAY_DIFFER)
@@ -112,8 +169,7 @@ def _tokenizer(settings: PretrainSettings, run: RunFolder) -> PreTrainedTokenize
         return load_tokenizer(settings.tokenizer)
     if settings.init_from is not None:
         return load_tokenizer_of(settings.init_from)
-    texts = documents(settings.source, text_column=settings.text_column, unwrap=settings.unwrap)
-    return train_tokenizer(texts, settings.vocab_size)
+    return train_tokenizer(settings.texts(), settings.vocab_size)
 
 
 def _model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase) -> BlocksModel:

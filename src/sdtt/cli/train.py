@@ -17,6 +17,7 @@ from transformers.utils import logging
 from sdtt.cli.console import note, progress
 from sdtt.cli.run_folder import RunFolder
 from sdtt.evaluation.nelbo import validation_nelbo
+from sdtt.models.adapters import network_of
 from sdtt.models.causal import CausalLM
 from sdtt.training.rounds import RoundPlan
 from sdtt.training.state import last_complete_checkpoint
@@ -132,7 +133,7 @@ def run_training(trainer: StreamTrainer, run: RunFolder, description: str) -> No
             note(f"{problem}; using the one before it")
         note(f"resuming from {checkpoint}" if checkpoint else "no whole checkpoint: starting anew")
     done = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
-    tokens_per_update = trainer.stream.batch * trainer.stream[0]["input_ids"].shape[0]
+    tokens_per_update = round(trainer.mean_tokens_per_update)
     total = (trainer.args.max_steps - done) * tokens_per_update
     board = Dashboard(trainer.args.max_steps, getattr(trainer, "plan", None))
     trainer.add_callback(board)
@@ -150,7 +151,7 @@ def run_training(trainer: StreamTrainer, run: RunFolder, description: str) -> No
 
 def validate(trainer: StreamTrainer, blocks: Any) -> None:
     """Records the bound of the trained model on the held-out text, where there is some."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    model = network_of(trainer.accelerator.unwrap_model(trainer.model))
     if len(blocks) == 0 or isinstance(model, CausalLM) or not trainer.args.should_save:
         return
     bound = validation_nelbo(model, blocks, device=model.device)

@@ -4,13 +4,10 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, TypeAlias
 
 from sdtt.data.files import FORMATS, Document, file_format, read_file, record_document
 from sdtt.data.python_docs import module_paths, python_docs
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 Source: TypeAlias = str | Path | Sequence[str | Path]
 """A file, folder, glob pattern, dataset, `python-docs`, or a list of these."""
@@ -19,6 +16,7 @@ PYTHON_DOCS = "python-docs"
 """The default corpus; it needs no download."""
 
 _TABLES = {".parquet", ".arrow", ".csv"}
+"""What a folder that `datasets` reads is known by."""
 
 
 def documents(
@@ -30,15 +28,15 @@ def documents(
 
     Args:
         source: One of these, or a list of them:
-            a file (.txt, .jsonl, each also .gz or .xz; .bin of uint16 token ids);
+            a file (.txt, .jsonl, each also .gz, .xz or .zst; .parquet; .bin of uint16 token ids);
             a folder, searched to its depth for such files, in sorted order;
             a glob pattern (`**` included), in sorted order;
             a folder written by `datasets.save_to_disk` or readable by `datasets.load_dataset`;
             the name of a dataset on the Hugging Face hub, `name` or `name:config`;
             `python-docs`, the documentation inside the running Python.
             Of a dataset in splits, "train" is read, or all of them where none is named so.
-        text_column: The column of the text in .jsonl files and datasets. Where there is no such
-            column but one named `input_ids`, the documents are those token ids.
+        text_column: The column of the text in .jsonl and .parquet files and datasets. Where there
+            is no such column but one named `input_ids`, the documents are those token ids.
         unwrap: Join hard-wrapped lines: a single line end becomes a space.
 
     Returns:
@@ -48,13 +46,13 @@ def documents(
         FileNotFoundError: A path or a pattern finds nothing.
         ValueError: A source that cannot be read, or holds no text at all.
     """
-    return _checked(_parts(source), source, text_column, unwrap)
+    return _checked(resolve(source), source, text_column, unwrap)
 
 
 def content_digest(source: Source, *, text_column: str = "text") -> str:
     """Hash what a source holds (sha256): the bytes of files, else the documents themselves."""
     digest = hashlib.sha256()
-    for part in _parts(source):
+    for part in resolve(source):
         digest.update(_part_digest(part, text_column))
     return digest.hexdigest()
 
@@ -95,16 +93,24 @@ def _checked(
     empty = True
     for part in parts:
         for document in _read(part, text_column):
-            if len(document) == 0 or (isinstance(document, str) and document.isspace()):
+            if is_empty(document):
                 continue
             empty = False
-            yield _unwrap(document) if unwrap and isinstance(document, str) else document
+            yield unwrapped(document) if unwrap else document
     if empty:
         raise ValueError(f"there is no text in {source}: every document of it is empty")
 
 
-def _unwrap(text: str) -> str:
-    return re.sub(r"(?<!\n)\n(?!\n)", " ", text)
+def is_empty(document: Document) -> bool:
+    """Whether a document holds nothing but white space."""
+    return len(document) == 0 or (isinstance(document, str) and document.isspace())
+
+
+def unwrapped(document: Document) -> Document:
+    """Join the hard-wrapped lines of a text: a single line end becomes a space."""
+    if not isinstance(document, str):
+        return document
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", document)
 
 
 def _read(part: Path | str, text_column: str) -> Iterator[Document]:
@@ -113,14 +119,12 @@ def _read(part: Path | str, text_column: str) -> Iterator[Document]:
     elif part == PYTHON_DOCS:
         yield from python_docs()
     else:
-        for table in _load_tables(part):
-            columns = [name for name in (text_column, "input_ids") if name in table.column_names]
-            rows = table.select_columns(columns[:1]) if columns else table
-            for number, row in enumerate(rows):
+        for table in load_tables(part):
+            for number, row in enumerate(only_text(table, text_column)):
                 yield record_document(row, text_column, f"row {number} of dataset {part}")
 
 
-def _parts(source: Source) -> list[Path | str]:
+def resolve(source: Source) -> list[Path | str]:
     """Resolve a source to files (paths) and things with a name: a dataset or `python-docs`."""
     if isinstance(source, str | Path):
         return _resolve(source)
@@ -159,8 +163,9 @@ def _resolve_folder(folder: Path) -> list[Path | str]:
         if path.is_file() and not any(n.startswith(".") for n in path.relative_to(folder).parts)
     )
     files: list[Path | str] = [path for path in inside if file_format(path)]
-    # a table's folder may well hold a README.txt, which is not the corpus
-    only_notes = all(Path(path).stem.upper().startswith("README") for path in files)
+    # a table's folder may well hold a README.txt, which is not the corpus; its splits have names
+    texts = [path for path in inside if file_format(path) and path.suffix not in _TABLES]
+    only_notes = all(path.stem.upper().startswith("README") for path in texts)
     if only_notes and any(path.suffix in _TABLES for path in inside):
         return [str(folder)]
     if not files:
@@ -171,16 +176,36 @@ def _resolve_folder(folder: Path) -> list[Path | str]:
     return files
 
 
-def _load_tables(name: str) -> list["Dataset"]:
+def only_text(table: Any, text_column: str) -> Any:
+    """A dataset without the columns that are not asked for, if it has one that is."""
+    columns = [one for one in (text_column, "input_ids") if one in (table.column_names or ())]
+    return table.select_columns(columns[:1]) if columns else table
+
+
+def load_tables(name: str, *, streaming: bool = False) -> list[Any]:
+    """Load the tables of a dataset: its split "train", or all where none is named so.
+
+    Args:
+        name: A folder, or `name` or `name:config` on the Hugging Face hub.
+        streaming: Read it as it is used, without a copy in datasets' cache (a dataset written by
+            `save_to_disk` lies on disk already, and is mapped from there).
+
+    Returns:
+        `datasets.Dataset`s, or `IterableDataset`s.
+
+    Raises:
+        ValueError: It cannot be loaded.
+    """
     import datasets  # takes a second or two, and most sources do not need it
 
     path, _, config = (name, "", "") if Path(name).is_dir() else name.partition(":")
     saved = any(Path(path, mark).exists() for mark in ("dataset_dict.json", "state.json"))
+    how = {"streaming": True} if streaming else {}
     try:
         if saved:
             loaded = datasets.load_from_disk(path)
         else:
-            loaded = datasets.load_dataset(path, config or None)
+            loaded = datasets.load_dataset(path, config or None, **how)
     except Exception as error:  # its kinds are many: network, builder, arrow, pandas
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
@@ -188,6 +213,6 @@ def _load_tables(name: str) -> list["Dataset"]:
             f"({type(error).__name__}: {reason}); give a path, `name:config` of a dataset on the "
             f"hub, or {PYTHON_DOCS!r}, which needs no download"
         ) from error
-    if isinstance(loaded, datasets.Dataset):
+    if not isinstance(loaded, dict):
         return [loaded]
     return [loaded["train"]] if "train" in loaded else list(loaded.values())

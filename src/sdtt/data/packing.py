@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,6 +16,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from sdtt.data.corpus import Source, content_digest, documents
+from sdtt.data.encoding import check_tokenizer, tokenizer_digest
 from sdtt.data.files import Document
 from sdtt.data.split import Assigned, split_by_hash, split_tail
 from sdtt.data.streams import Stream, Streams, cached_streams
@@ -37,6 +37,7 @@ class Blocks(Dataset[Int64[Tensor, " L"]]):
             as tokens), over the whole stream, so that
             bits per byte = nats per token / (bytes_per_token * ln 2).
             None for a corpus of token ids, which do not say how long their text was.
+        digest: Of the ids (sha256, hexadecimal): another text has another.
     """
 
     def __init__(self, stream: Stream, length: int) -> None:
@@ -52,6 +53,7 @@ class Blocks(Dataset[Int64[Tensor, " L"]]):
         )
         self.length = length
         self.tokens = count * length
+        self.digest = stream.sha256
         known = stream.text_bytes is not None and stream.tokens > 0
         self.bytes_per_token = (stream.text_bytes or 0) / stream.tokens if known else None
 
@@ -117,7 +119,7 @@ def load_blocks(
         tokenizer: With a mask token and eos, as `load_tokenizer` and `with_mask` give it.
         length: L, tokens of a block.
         validation_fraction: The share held back, in [0, 1); at 0 there is no validation.
-        text_column: The column of the text in .jsonl files and datasets.
+        text_column: The column of the text in .jsonl and .parquet files and datasets.
         unwrap: Join hard-wrapped lines.
         cache_dir: The folder of the cache; $SDTT_CACHE, or ~/.cache/sdtt, if None.
 
@@ -133,7 +135,7 @@ def load_blocks(
         tokenizer,
         Path(cache_dir or os.environ.get("SDTT_CACHE") or "~/.cache/sdtt").expanduser(),
         f"{LAYOUT} {content_digest(source, text_column=text_column)} "
-        f"{_tokenizer_digest(tokenizer)} {text_column} {unwrap}",
+        f"{tokenizer_digest(tokenizer)} {text_column} {unwrap}",
     )
     streams = encoder.streams(
         partial(split_by_hash, fraction=validation_fraction), f"hash {validation_fraction}"
@@ -204,22 +206,4 @@ def _check(tokenizer: PreTrainedTokenizerBase, length: int, validation_fraction:
         raise ValueError(
             f"validation_fraction must be at least 0 and below 1, got {validation_fraction}"
         )
-    if None in (tokenizer.mask_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id):
-        raise ValueError(
-            f"the tokenizer must have mask, bos and eos, got {tokenizer.mask_token!r}, "
-            f"{tokenizer.bos_token!r}, {tokenizer.eos_token!r}: pass it through "
-            "sdtt.data.tokenizer.with_mask"
-        )
-
-
-def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash what decides the ids of a text: the backend (or class and vocabulary), bos and eos."""
-    if tokenizer.is_fast:
-        law = json.loads(tokenizer.backend_tokenizer.to_str())
-        # the state of the last call, not of the tokenizer
-        law = {name: part for name, part in law.items() if name not in ("truncation", "padding")}
-    else:
-        vocabulary = sorted(tokenizer.get_vocab().items())
-        law = {"class": type(tokenizer).__name__, "vocabulary": vocabulary}
-    ends = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id]
-    return hashlib.sha256(json.dumps([law, ends]).encode()).hexdigest()
+    check_tokenizer(tokenizer)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 
@@ -31,7 +31,8 @@ class Denoiser(Protocol):
 
     A denoiser may also say: ``blank_is_uniform = True``, if in a text of MASKs alone all positions
     have one hidden row, in texts of any length; ``unnormalised_scores = True``, if exp(logits)
-    carries a scale (see ``sampling.analytic``); and offer ``compile_trunk()`` with ``is_compiled``.
+    carries a scale (see ``sampling.analytic``); and offer ``compile_trunk(backend)`` with
+    ``is_compiled``.
 
     Attributes:
         mask_token_id: The id of MASK.
@@ -117,9 +118,23 @@ def hidden_of_rows(
     z: Int[Tensor, "B L"],
     rows: Int[Tensor, " N"],
     t: Float[Tensor, " B"] | None = None,
+    attention_mask: Bool[Tensor, "B L"] | None = None,
 ) -> Float[Tensor, "N D"]:
-    """``denoiser.hidden(z, rows)`` by a pass over only the texts that own a row."""
+    """``denoiser.hidden(z, rows)`` by a pass over only the texts that own a row.
+
+    For a compiled denoiser (``is_compiled``) these are filled up to one of few numbers: powers of
+    two, an eighth of the batch at least.
+    """
     length = z.shape[1]
     texts, owner = torch.unique(rows // length, return_inverse=True)
+    if getattr(denoiser, "is_compiled", False):
+        texts = filled(texts, len(z), least=len(z) // 8)
     times = None if t is None else t[texts]
-    return denoiser.hidden(z[texts], owner * length + rows % length, t=times)
+    real = None if attention_mask is None else attention_mask[texts]
+    return denoiser.hidden(z[texts], owner * length + rows % length, attention_mask=real, t=times)
+
+
+def filled(texts: Shaped[Tensor, " K"], most: int, least: int = 1) -> Shaped[Tensor, " M"]:
+    """Repeats the last element up to a power of two, from ``least`` on, and at most ``most``."""
+    size = min(most, 1 << (max(len(texts), least) - 1).bit_length())
+    return torch.cat([texts, texts[-1:].expand(size - len(texts))])

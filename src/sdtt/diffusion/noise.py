@@ -102,6 +102,86 @@ def teacher_times(
     return (t[:, None] - dt * torch.arange(teacher_steps + 1).to(t)).clamp_min(0)
 
 
+RELEASED_SMALLEST_TIME = 1e-3
+"""No time of the released code lies below it, and its dt is (1 - 1e-3) / steps."""
+
+
+def released_grid(
+    t: Float[Tensor, " B"], dt: float, teacher_steps: int
+) -> Float[Tensor, "B {teacher_steps}"]:
+    """The times at which the released code of SDTT starts its teacher steps.
+
+    t_i = max(w_i t + (1 - t) (t - k dt'), 1e-3) with w = 1, ..., 0: k weights evenly spaced, both
+    ends among them, and dt' = (1 - 1e-3) dt. Meant was w_i t + (1 - w_i) (t - k dt'), without the
+    last. So for t = 1/2, dt = 1/1024, k = 2 it is 0.749, 0.249 in place of 0.5, 0.499: the first
+    time may lie above t, and the steps leave gaps. With k = 1 the weight is 1.
+
+    Args:
+        t: The time at which each text was masked.
+        dt: 1 / sampling steps of the teacher.
+        teacher_steps: k, how many steps.
+    """
+    end = t - teacher_steps * (1 - RELEASED_SMALLEST_TIME) * dt
+    weight = torch.linspace(1, 0, teacher_steps, dtype=torch.float64).to(t)
+    times = weight * t[:, None] + ((1 - t) * end)[:, None]
+    return times.clamp_min(RELEASED_SMALLEST_TIME)
+
+
+def nested_times(
+    t: Float[Tensor, " B"],
+    start: Float[Tensor, "B K"],
+    end: Float[Tensor, "B K"],
+    schedule: Schedule,
+) -> Float[Tensor, "B K+1"]:
+    """The contiguous times t, t'_1, ..., t'_K that reveal what K steps between any times reveal.
+
+    Step i reveals a masked position with the chance r_i = (alpha(end_i) - alpha(start_i)) /
+    (1 - alpha(start_i)), whatever share of the text is masked. Given that a position is masked at
+    t, u / (1 - alpha(t)) is uniform; so let it still be masked after step i exactly where
+    u < (1 - alpha(t)) (1 - r_0) ... (1 - r_i), and t'_(i+1) is the time at which that share is
+    masked. Where every step starts at the end of the one before the product telescopes: t' = end.
+
+    Args:
+        t: The time at which each text was masked.
+        start: Where each step starts, above 0; it may lie above t.
+        end: Where it ends, at most its start.
+        schedule: alpha(t).
+    """
+    stays = 1 - reveal_probability(schedule.alpha(start), schedule.alpha(end))
+    share = (1 - schedule.alpha(t))[:, None] * stays.cumprod(1)
+    return torch.cat([t[:, None], schedule.time(1 - share)], 1)
+
+
+def released_teacher_times(
+    t: Float[Tensor, " B"], dt: float, teacher_steps: int, schedule: Schedule
+) -> Float[Tensor, "B {teacher_steps}+1"]:
+    """The nested times of the released code's teacher: steps of dt' from ``released_grid``.
+
+    Reproduced are its grid, the floor of the grid, dt' = (1 - 1e-3) dt, and the chance of a step to
+    reveal a position, which is dt' / t_i, at most 1, under the log-linear schedule, the only one
+    that it knows. Not reproduced: it masks a share (1 - 1e-3) t, draws t from [1e-3, 1], draws in
+    low precision, and tells t_i to a teacher that is told a time (here: the nested time).
+
+    Args:
+        t: The time at which each text was masked.
+        dt: 1 / sampling steps of the teacher.
+        teacher_steps: k, how many steps.
+        schedule: alpha(t).
+    """
+    start = released_grid(t, dt, teacher_steps)
+    end = (start - (1 - RELEASED_SMALLEST_TIME) * dt).clamp_min(0)
+    return nested_times(t, start, end, schedule)
+
+
+TimeGrid = Callable[[Tensor, float, int, Schedule], Tensor]
+
+TIME_GRIDS: dict[str, TimeGrid] = {
+    "paper": lambda t, dt, teacher_steps, _: teacher_times(t, dt, teacher_steps),
+    "released": released_teacher_times,
+}
+"""The k + 1 decreasing times of a teacher's steps, by name: (t, dt, k, schedule) -> B x (k + 1)."""
+
+
 def stratified_times(
     u: Float[Tensor, " B"], strata: Int[Tensor, " B"], count: int, smallest: float = 0.0
 ) -> Float[Tensor, " B"]:

@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sdtt.diffusion.categorical import draw
 from sdtt.diffusion.denoiser import Denoiser, hidden_of_rows
 from sdtt.diffusion.noise import Schedule, is_masked
+
+TILE_NUMBERS = 2**22
+"""Numbers of a tile of the teacher's scores: 32 MiB in float64, in which tokens are drawn."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ def rollout(
     v: Float[Tensor, "B L"],
     times: Float[Tensor, "B K"],
     schedule: Schedule,
+    attention_mask: Bool[Tensor, "B L"] | None = None,
 ) -> Rollout:
     """The targets of SDTT for the masked positions of ``z_t`` [SDTT, Algorithm 1].
 
@@ -51,8 +55,9 @@ def rollout(
         z_t: Texts masked at times[:, 0] by u.
         u: The uniforms that masked them.
         v: Uniforms for the tokens that the teacher draws.
-        times: k + 1 decreasing times for each text, by ``noise.teacher_times``.
+        times: k + 1 decreasing times for each text, by one of ``noise.TIME_GRIDS``.
         schedule: alpha(t).
+        attention_mask: True where a token is real, False where it is padding, which is never MASK.
     """
     passes = times.shape[1] - 1
     still_masked = torch.stack([is_masked(u, s, schedule) for s in times[:, 1:].unbind(1)])
@@ -64,11 +69,21 @@ def rollout(
         rows = order[decided.flatten()[order] == i]
         if len(rows) == 0:
             continue
-        hidden.append(hidden_of_rows(teacher, z, rows, times[:, i].float().to(z.device)))
+        told = times[:, i].float().to(z.device)
+        hidden.append(hidden_of_rows(teacher, z, rows, told, attention_mask))
         where.append(rows)
         if i < passes - 1:  # the law is the target, the draw only leads on (SDTT, Algorithm 1)
-            tokens = draw(teacher.logits(hidden[-1]), v.flatten()[rows.to(v.device)])
+            tokens = _draw_by_tiles(teacher, hidden[-1], v.flatten()[rows.to(v.device)])
             z = z.flatten().index_copy(0, rows, tokens).view_as(z)
     if not hidden:
         raise ValueError("a rollout needs at least one masked position, got none")
     return Rollout(torch.cat(hidden)[torch.cat(where).argsort()], decided.flatten()[order], z)
+
+
+def _draw_by_tiles(
+    teacher: Denoiser, hidden: Float[Tensor, "N D"], v: Float[Tensor, " N"]
+) -> Int[Tensor, " N"]:
+    """A token for each row, few rows at a time: nothing of size N x V is made."""
+    size = max(1, TILE_NUMBERS // teacher.head.weight.shape[0])
+    tiles = zip(hidden.split(size), v.split(size), strict=True)
+    return torch.cat([draw(teacher.logits(rows), level) for rows, level in tiles])

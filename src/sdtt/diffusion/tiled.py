@@ -39,7 +39,8 @@ def _bfloat16_products(on: bool) -> Iterator[None]:
     torch has no product of bfloat16 with a float32 result on a CPU but this one. Processors
     without tiles (AMX) multiply in float32 as before.
     """
-    matmul: Any = torch.backends.mkldnn.matmul
+    backend: Any = torch.backends.mkldnn
+    matmul = backend.matmul
     before = matmul.fp32_precision
     if on:
         matmul.fp32_precision = "bf16"
@@ -200,7 +201,7 @@ def _summed(hidden: Tensor, head: Head, tile_loss: TileLoss, linear: _Linear) ->
     """``_Tiled`` where a gradient is wanted or not, under autocast or not."""
     low = linear.operands == torch.bfloat16 and linear.dtype == torch.float32
     with torch.autocast(hidden.device.type, enabled=False), _bfloat16_products(low):
-        total: Tensor = _Tiled.apply(
+        total: Tensor = _Tiled.apply(  # type: ignore[no-untyped-call]
             hidden,
             head.weight,
             head.bias,

@@ -109,6 +109,15 @@ class Block(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.dropout)
         if config.conditioning == "constant":
             self.adaLN_modulation = Modulation(config.cond_dim or 0, 6 * width)
+        self._compiled: Callable[..., Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is not compiled."""
+        return super().__getstate__() | {"_compiled": None}  # type: ignore[no-untyped-call]
+
+    def compile_for_training(self, **options: Any) -> None:
+        """Compiles passes with gradients; blocks of one shape share what is compiled."""
+        self._compiled = torch.compile(self._compute, dynamic=False, **options)
 
     def forward(
         self,
@@ -120,6 +129,20 @@ class Block(GradientCheckpointingLayer):
         asked: Asked | None = None,
     ) -> Float[Tensor, "B L D"] | Float[Tensor, "N D"]:
         """One block; of the asked rows only, if they are given (the last block of a pass)."""
+        compute = self._compute
+        if self._compiled is not None and torch.is_grad_enabled() and cache is None:
+            compute = self._compiled
+        return compute(x, angles, attention_mask, condition, cache, asked)
+
+    def _compute(
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None,
+        condition: Tensor | None,
+        cache: Cache | None,
+        asked: Asked | None,
+    ) -> Tensor:
         modulation = None
         if condition is not None:
             modulation = self.adaLN_modulation(condition).chunk(6)
@@ -234,12 +257,20 @@ class Backbone(nn.Module):
         """Whether passes without gradients run a compiled trunk."""
         return self._compiled_trunk is not None
 
-    def compile_trunk(self) -> None:
+    def compile_trunk(self, backend: str = "inductor") -> None:
         """Compiles the trunk, for each shape that it meets; on an accelerator as CUDA graphs."""
         if self._compiled_trunk is None:
             on_cpu = self.vocab_embed.embedding.device.type == "cpu"
-            mode = None if on_cpu else "reduce-overhead"
-            self._compiled_trunk = torch.compile(self.trunk, dynamic=False, mode=mode)
+            mode = None if on_cpu or backend != "inductor" else "reduce-overhead"
+            self._compiled_trunk = torch.compile(
+                self.trunk, dynamic=False, mode=mode, backend=backend
+            )
+
+    def compile_for_training(self, **options: Any) -> None:
+        """Compiles the blocks for passes with gradients: see ``Block.compile_for_training``."""
+        blocks: list[Any] = list(self.blocks)
+        for block in blocks:
+            block.compile_for_training(**options)
 
     def _trunk_for(self, ids: Int[Tensor, "B L"]) -> Callable[..., Tensor]:
         """The compiled trunk, but for training and for the one token of a blank text."""
@@ -311,6 +342,16 @@ class BlocksModel(PreTrainedModel):
         """The head of hidden rows, one column for every id."""
         result: Tensor = (self._packed_head or self.backbone.output_layer.linear)(h)
         return result
+
+    def compile_for_training(self, **options: Any) -> None:
+        """Compiles the blocks, one by one, for passes with gradients; copies are not compiled.
+
+        Everything else stays as it is: the rows that a loss asks for are never the same number.
+
+        Args:
+            **options: ``backend`` and ``mode`` of ``torch.compile``.
+        """
+        self.backbone.compile_for_training(**options)
 
     def pack_head(self) -> None:
         """Packs the head; its own weight stays for those who ask for ``head``."""

@@ -71,9 +71,9 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
         """
         return pack(fold(self))
 
-    def compile_trunk(self) -> None:
+    def compile_trunk(self, backend: str = "inductor") -> None:
         """Compiles all but the last block for passes without gradients; copies are not compiled."""
-        self.backbone.compile_trunk()
+        self.backbone.compile_trunk(backend)
 
     @property
     def is_compiled(self) -> bool:

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from sdtt.diffusion.categorical import Transform, draw
-from sdtt.diffusion.denoiser import Denoiser
+from sdtt.diffusion.denoiser import Denoiser, filled
 
 TILE_NUMBERS = 2**22
 """Numbers of a tile of logits: 32 MiB in float64, so that a pass needs no (rows, V) tensor."""
@@ -90,7 +90,7 @@ class Network:
         """
         everyone = len(texts) == self.batch
         if self._fixed_shapes:
-            texts, t = _to_power_of_two(texts, t, self.batch)
+            texts, t = filled(texts, self.batch), filled(t, self.batch)
         if everyone:
             z, mask, local = self.canvas, self.attention_mask, rows
         else:
@@ -131,16 +131,6 @@ class Network:
 
     def _on_device(self, x: Tensor) -> Tensor:
         return x.to(self.canvas.device, non_blocking=True)
-
-
-def _to_power_of_two(texts: Tensor, t: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Repeats the last text up to a power of two, or all: a compiled network has few shapes."""
-    size = min(most, 1 << (len(texts) - 1).bit_length())
-    missing = size - len(texts)
-    return (
-        torch.cat([texts, texts[-1:].expand(missing)]),
-        torch.cat([t, t[-1:].expand(missing)]),
-    )
 
 
 def decode(

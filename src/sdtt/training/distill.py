@@ -1,25 +1,48 @@
 """Self-Distillation Through Time (Deschenaux & Gulcehre, ICLR 2025, arXiv 2410.21035)."""
 
-import copy
+import dataclasses
 import json
+import math
+import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors.torch
+import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.trainer_utils import SchedulerType
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedTokenizerBase
+from transformers.trainer_utils import SaveStrategy, SchedulerType
 
-from sdtt.diffusion.denoiser import as_denoiser
-from sdtt.diffusion.divergence import DIVERGENCES
-from sdtt.diffusion.noise import mask, teacher_times
+from sdtt.diffusion.divergence import DIVERGENCES, Divergence, divergence_named
+from sdtt.diffusion.noise import TIME_GRIDS, mask
 from sdtt.diffusion.rollout import rollout
 from sdtt.diffusion.tiled import tiled_divergence
-from sdtt.training.flops import Flops, distillation_flops, expected_passes, network_of
+from sdtt.models.adapters import network_of
+from sdtt.training.early_stop import Plateau, check_early_stop, shares
+from sdtt.training.flops import Flops, distillation_flops, expected_passes, shape_of
+from sdtt.training.lora import save_model
 from sdtt.training.monitor import mean_since
-from sdtt.training.rounds import Round, RoundPlan
-from sdtt.training.state import TEACHER, TEACHER_ROUND
+from sdtt.training.rates import (
+    WITHOUT_LAW,
+    RoundRates,
+    check_schedule,
+    follow_rounds,
+    round_rates,
+    set_rates,
+)
+from sdtt.training.rounds import SAMPLING_STEPS, Round, RoundPlan
+from sdtt.training.state import TEACHER, TEACHER_ROUND, last_complete_checkpoint
+from sdtt.training.stream import Noise, noise_of
+from sdtt.training.teacher import (
+    DTYPES,
+    check_teacher,
+    frozen_teacher,
+    load_teacher,
+    packed,
+    save_teacher,
+)
 from sdtt.training.trainer import StreamConfig, StreamTrainer
 
 
@@ -31,8 +54,28 @@ class SDTTConfig(StreamConfig):
         default="reverse_kl",
         metadata={"help": "of student and target: reverse_kl, forward_kl, jsd, tvd or mse"},
     )
+    jsd_beta: float = field(
+        default=0.5,
+        metadata={"help": "beta of divergence=jsd, the generalised Jensen-Shannon, in (0, 1)"},
+    )
+    divergence_temperature: float = field(
+        default=1.0, metadata={"help": "temperature of both laws in the divergence"}
+    )
+    time_grid: str = field(
+        default="paper",
+        metadata={"help": "times of the teacher's steps: paper, or released, the published code's"},
+    )
+    ladder: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "sampling steps of the first teacher and of each student, such as "
+            "1024,256,64,16, in place of rounds, start_steps and teacher_steps"
+        },
+    )
     rounds: int = field(default=5, metadata={"help": "rounds; each makes the teacher step k-fold"})
-    steps_per_round: int = field(default=10_000, metadata={"help": "updates in each round"})
+    steps_per_round: int | list[int] = field(
+        default=10_000, metadata={"help": "updates in each round: one number, or one for each"}
+    )
     teacher_steps: int = field(
         default=2, metadata={"help": "k: teacher steps that one student step replaces"}
     )
@@ -42,8 +85,45 @@ class SDTTConfig(StreamConfig):
     teacher_from: Literal["raw", "ema"] = field(
         default="raw", metadata={"help": "the next teacher: the student's raw weights or their EMA"}
     )
+    teacher_dtype: Literal["same", "float32", "bfloat16", "float16"] = field(
+        default="same",
+        metadata={"help": "the teacher's weights and passes; same: the weights' own, autocast"},
+    )
+    pack_teacher: bool = field(
+        default=False,
+        metadata={"help": "fold the teacher, lay its weights out for a CPU; holds them once more"},
+    )
+    merge_lora: bool = field(
+        default=True, metadata={"help": "save a LoRA student as a full model beside its adapter"}
+    )
     reset_optimizer: bool = field(
         default=False, metadata={"help": "forget the optimiser's moments at each round"}
+    )
+    reset_ema: bool = field(
+        default=False, metadata={"help": "start the EMA from the student's weights at each round"}
+    )
+    round_learning_rates: list[float] | None = field(
+        default=None,
+        metadata={"help": "learning rate of each round, in place of learning_rate"},
+    )
+    round_lr_factor: float = field(
+        default=1.0, metadata={"help": "learning rate of a round over that of the one before"}
+    )
+    warmup_each_round: bool = field(
+        default=False, metadata={"help": "warm up in every round; fits reset_optimizer"}
+    )
+    early_stop_interval: int = field(
+        default=0,
+        metadata={"help": "updates between two measurements of the held-out divergence; 0: none"},
+    )
+    early_stop_patience: int = field(
+        default=3, metadata={"help": "measurements without a fall that end a round early"}
+    )
+    early_stop_min_delta: float = field(
+        default=0.0, metadata={"help": "the least fall that counts, in nats a masked position"}
+    )
+    early_stop_texts: int = field(
+        default=128, metadata={"help": "held-out texts that a measurement takes at most"}
     )
     student_dropout: float = field(
         default=0.0, metadata={"help": "dropout of the student; 0.1 in the published code"}
@@ -65,15 +145,93 @@ class SDTTConfig(StreamConfig):
             raise ValueError(f"teacher_from must be 'raw' or 'ema', got {self.teacher_from!r}")
         if self.teacher_from == "ema" and not self.ema_decay:
             raise ValueError("teacher_from='ema' needs an EMA; set ema_decay, such as 0.9999")
+        if self.teacher_dtype not in DTYPES:
+            raise ValueError(
+                f"teacher_dtype must be one of {', '.join(DTYPES)}, got {self.teacher_dtype!r}"
+            )
+        if self.pack_teacher and self.teacher_dtype == "same" and (self.bf16 or self.fp16):
+            raise ValueError(
+                "pack_teacher needs a teacher_dtype, such as bfloat16: packed weights are not "
+                "autocast"
+            )
         if not 0 <= self.student_dropout < 1:
             raise ValueError(f"student_dropout must lie in [0, 1), got {self.student_dropout}")
+        self._check_divergence()
+        self._check_rounds()
         self.max_steps = self.plan.updates
         super().__post_init__()
+        rates = self.rates
+        if self.round_learning_rates is not None:
+            self.learning_rate = self.round_learning_rates[0]
+        check_schedule(
+            self.lr_scheduler_type,
+            self.lr_scheduler_kwargs if isinstance(self.lr_scheduler_kwargs, dict) else None,
+            self.get_warmup_steps(self.max_steps),
+            self.max_steps,
+        )
+        if self.lr_scheduler_type in WITHOUT_LAW and not rates.change_nothing:
+            raise ValueError(
+                f"lr_scheduler_type={SchedulerType(self.lr_scheduler_type).value} is no function "
+                "of the update, so rounds cannot change its rate; choose another"
+            )
+
+    def _check_divergence(self) -> None:
+        if not 0 < self.jsd_beta < 1:
+            raise ValueError(
+                f"jsd_beta must lie in (0, 1), got {self.jsd_beta}; the limits are "
+                "divergence=forward_kl and reverse_kl"
+            )
+        if self.jsd_beta != 0.5 and self.divergence != "jsd":
+            raise ValueError(
+                f"jsd_beta={self.jsd_beta} goes with divergence=jsd, got {self.divergence!r}"
+            )
+        if not 0 < self.divergence_temperature < math.inf:
+            raise ValueError(
+                f"divergence_temperature must be above 0, got {self.divergence_temperature}; "
+                "1 changes nothing"
+            )
+        if self.time_grid not in TIME_GRIDS:
+            raise ValueError(
+                f"unknown time_grid {self.time_grid!r}; there are {', '.join(TIME_GRIDS)}"
+            )
+
+    def _check_rounds(self) -> None:
+        """The ladder decides where it is given; what contradicts it, or the plan, is refused."""
+        plan = self.plan
+        if self.ladder is not None:
+            for name in ("rounds", "start_steps", "teacher_steps"):
+                given, default = getattr(self, name), SDTTConfig.__dataclass_fields__[name].default
+                if given not in (default, getattr(plan, name)):
+                    raise ValueError(
+                        f"ladder={','.join(map(str, self.ladder))} and {name}={given} say two "
+                        f"things; leave {name} out, or the ladder"
+                    )
+            self.rounds, self.start_steps = plan.rounds, plan.start_steps
+        if self.max_steps not in (-1, plan.updates):
+            raise ValueError(
+                f"max_steps={self.max_steps} contradicts the plan, whose {plan.rounds} rounds have "
+                f"{plan.updates} updates; leave max_steps out, or change steps_per_round"
+            )
+        check_early_stop(
+            self.early_stop_interval,
+            self.early_stop_patience,
+            self.early_stop_min_delta,
+            self.early_stop_texts,
+            max(plan.lengths),
+        )
 
     @property
     def plan(self) -> RoundPlan:
-        """The rounds."""
+        """The rounds, none of which has ended yet."""
+        if self.ladder is not None:
+            return RoundPlan.of_ladder(self.ladder, self.steps_per_round)
         return RoundPlan(self.rounds, self.steps_per_round, self.start_steps, self.teacher_steps)
+
+    @property
+    def rates(self) -> RoundRates:
+        """What the rounds make of the learning rate."""
+        warmup = self.get_warmup_steps(self.plan.updates) if self.warmup_each_round else 0
+        return round_rates(self.plan, self.round_learning_rates, self.round_lr_factor, warmup)
 
 
 class SDTTTrainer(StreamTrainer):
@@ -81,53 +239,88 @@ class SDTTTrainer(StreamTrainer):
 
     The loss of an update is the mean, over all its masked positions, of the divergence between
     the student's law at ``z_t`` and the law that k teacher steps decided the position under.
-    After each round the student is saved under ``students/<sampling steps>/`` and becomes the
-    teacher. Optimiser and EMA run on.
+    After each round the student is saved under ``students/<sampling steps>/``, its config says
+    these steps (``sdtt_sampling_steps``), and it becomes the teacher. Optimiser and EMA run on,
+    unless told otherwise. With ``early_stop_interval`` a round ends when the divergence on
+    held-out texts has stopped falling, and the run when its last round ends.
 
     Args:
-        model: The student; it starts from the weights it has.
-        teacher_model: The first teacher; a copy of the student if None, or the student itself.
+        model: The student; it starts from the weights it has. Weights that are not trained, such as
+            the base of a ``peft`` model, are shared with the teacher.
+        teacher_model: The first teacher, any ``Denoiser`` of the student's vocabulary; the student
+            as it is now if None.
         args: The config.
         train_dataset: Texts of L ids.
         processing_class: The tokenizer.
+        eval_dataset: Held-out texts of L ids, for the early stop.
         **kwargs: As transformers' Trainer takes them.
 
     Raises:
-        ValueError: If student and teacher have different vocabularies, or are no denoisers.
+        ValueError: If student and teacher have different vocabularies, or are no denoisers, or the
+            texts are too long for the teacher; if a round may end early and there is no held-out
+            text; if the rate shall follow the rounds and a schedule is given.
     """
 
     args: SDTTConfig
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        teacher_model: PreTrainedModel | None = None,
+        model: Any,
+        teacher_model: Any = None,
         *,
         args: SDTTConfig,
         train_dataset: Any,
         processing_class: PreTrainedTokenizerBase | None = None,
+        eval_dataset: Any = None,
         **kwargs: Any,
     ) -> None:
-        given = None if teacher_model is model else teacher_model
-        teacher = copy.deepcopy(model) if given is None else given
-        student_side, teacher_side = as_denoiser(model), as_denoiser(teacher)
-        mine = (model.config.vocab_size, student_side.excluded_ids)
-        its = (teacher.config.vocab_size, teacher_side.excluded_ids)
-        if mine != its:
+        if args.early_stop_interval and (eval_dataset is None or len(eval_dataset) == 0):
             raise ValueError(
-                f"student and teacher need one vocabulary, got sizes {mine[0]} and {its[0]}, "
-                f"excluded ids {mine[1]} and {its[1]}"
+                f"early_stop_interval={args.early_stop_interval} measures held-out texts, and "
+                "there are none: give an eval_dataset (a --validation-fraction above 0)"
+            )
+        self.rates = args.rates
+        if not self.rates.change_nothing and kwargs.get("optimizers", (None, None))[1] is not None:
+            raise ValueError(
+                "the learning rate of rounds is a factor over the schedule of the config: give no "
+                "scheduler in optimizers, or no rates of rounds"
             )
         set_dropout(model, args.student_dropout)
-        super().__init__(model, args, train_dataset, processing_class, **kwargs)
+        super().__init__(
+            model, args, train_dataset, processing_class, eval_dataset=eval_dataset, **kwargs
+        )
         self.plan = args.plan
+        self.plateau = Plateau()
+        self.time_grid = TIME_GRIDS[args.time_grid]
         self.teacher_round = 0
-        self._set_teacher(teacher)
+        self._set_teacher(model if teacher_model is None else teacher_model)
+        length = self.stream.length
+        check_teacher(network_of(model), self.teacher, length)
 
-    def _set_teacher(self, teacher: PreTrainedModel) -> None:
-        teacher.set_attn_implementation(self.args.attn_implementation)
-        nn.Module.to(teacher, self.args.device)
-        self.teacher: Any = teacher.eval().requires_grad_(False)
+    def _set_teacher(self, source: Any) -> None:
+        """Makes the teacher of a round: what is trained is copied, the rest is shared."""
+        self.teacher: Any = None  # the last one goes before there is the next
+        self.acting: Any = None
+        student = self.accelerator.unwrap_model(self.model)
+        teacher = frozen_teacher(source, student, DTYPES[self.args.teacher_dtype])
+        if isinstance(teacher, nn.Module):
+            nn.Module.to(teacher, self.args.device)
+        if hasattr(teacher, "set_attn_implementation"):
+            teacher.set_attn_implementation(self.args.attn_implementation)
+        self.teacher = teacher
+        self._prepare_acting()
+
+    def _prepare_acting(self) -> None:
+        """The form of the teacher that makes the passes: itself, or packed; compiled if asked."""
+        self.acting = packed(self.teacher) if self.args.pack_teacher else self.teacher
+        if self.compiled_by and hasattr(self.acting, "compile_trunk"):
+            self.acting.compile_trunk(self.compiled_by)
+
+    def _precision(self) -> Any:
+        """What the teacher's passes run in: the run's autocast, or its own dtype and no other."""
+        if self.args.teacher_dtype == "same":
+            return self.accelerator.autocast()
+        return torch.autocast(self.args.device.type, enabled=False)
 
     @property
     def round(self) -> Round:
@@ -138,6 +331,11 @@ class SDTTTrainer(StreamTrainer):
     def last_round(self) -> Round:
         """The round of the update that was done last; the first before any."""
         return self.plan.at(max(self.state.global_step - 1, 0))
+
+    def where(self) -> dict[str, float]:
+        """The round of the update that was done last, from 1, and its student's steps."""
+        now = self.last_round
+        return {"round": now.index + 1, "student_sampling_steps": now.student_sampling_steps}
 
     @property
     def student_steps(self) -> int:
@@ -151,13 +349,12 @@ class SDTTTrainer(StreamTrainer):
     def update_flops(self) -> Flops:
         """The student's pass and backward pass, the teacher's passes, the rows projected."""
         now = self.last_round
-        k = now.teacher_sampling_steps // now.student_sampling_steps
         return distillation_flops(
             self.network,
-            network_of(self.teacher),
-            expected_passes(self.schedule, now.dt, k, self.length),
+            shape_of(self.teacher),
+            expected_passes(self.schedule, now.dt, now.teacher_steps, self.stream.length),
             texts=self.stream.batch,
-            length=self.length,
+            length=self.stream.length,
         )
 
     def items(self, x: Tensor, places: list[int]) -> int:
@@ -167,33 +364,43 @@ class SDTTTrainer(StreamTrainer):
     def loss_sum(self, model: nn.Module, x: Tensor, places: list[int]) -> Tensor:
         """The divergence summed over the masked positions."""
         self._follow_rounds()
-        teacher = self.teacher
-        noise = self.noise(places, x.shape[1])
+        return self._divergence_sum(model, x, self.noise(places, x.shape[1]), self.round)
+
+    def _divergence(self) -> Divergence:
+        """The divergence that the config names."""
+        return divergence_named(self.args.divergence, beta=self.args.jsd_beta)
+
+    def _divergence_sum(self, model: nn.Module, x: Tensor, noise: Noise, now: Round) -> Tensor:
+        """The divergence from the targets of a round, summed over the masked positions."""
+        teacher = self.acting
+        real = noise.attention_mask(x.device)
         z = mask(x, noise.masked(self.schedule).to(x.device), teacher.mask_token_id)
         rows = (z == teacher.mask_token_id).flatten().nonzero().squeeze(-1)
-        self.monitor.count(len(rows))
+        if torch.is_grad_enabled():  # held-out texts are not trained on
+            self.monitor.count(len(rows))
         if len(rows):
-            times = teacher_times(noise.t, self.round.dt, self.args.teacher_steps)
-            with self.accelerator.autocast():
-                target = rollout(teacher, z, noise.u, noise.v, times, self.schedule).hidden
+            times = self.time_grid(noise.t, now.dt, now.teacher_steps, self.schedule)
+            with self._precision():
+                target = rollout(teacher, z, noise.u, noise.v, times, self.schedule, real).hidden
         else:
             target = teacher.head.weight[:0]
 
         def objective(hidden: Tensor, head: Any) -> Tensor:
-            if self.compares:
+            if torch.is_grad_enabled() and self.compares:
                 self.monitor.compare(hidden, head, target, teacher.head, teacher.excluded_ids)
             return tiled_divergence(
                 hidden,
                 head,
                 target,
                 teacher.head,
-                DIVERGENCES[self.args.divergence],
+                self._divergence(),
                 excluded_ids=teacher.excluded_ids,
                 dtype=self.loss_dtype,
                 products=self.loss_products,
+                temperature=self.args.divergence_temperature,
             )
 
-        loss: Tensor = model(input_ids=z, rows=rows, objective=objective).loss
+        loss: Tensor = model(input_ids=z, attention_mask=real, rows=rows, objective=objective).loss
         return loss
 
     def _follow_rounds(self) -> None:
@@ -205,24 +412,122 @@ class SDTTTrainer(StreamTrainer):
         if self.args.teacher_from == "ema" and self.ema is not None:
             self._set_teacher(self.ema.averaged(student))
         else:
-            self._set_teacher(copy.deepcopy(student))
+            self._set_teacher(student)
         if self.args.reset_optimizer and self.optimizer is not None:
             self.optimizer.state.clear()
+        if self.args.reset_ema and self.ema is not None:
+            self.ema.restart(student)
         self.teacher_round = now
 
     def after_update(self) -> None:
-        """EMA; and the student of a round that is done."""
+        """EMA; whether the round still gains; and the student of a round that is done."""
         super().after_update()
         update = self.state.global_step - 1
-        if self.plan.ends_at(update):
-            output = Path(self.args.output_dir or ".")
-            self.save_to(output / "students" / self.plan.folder_of(update))
+        if not (self._is_at_a_plateau(update) or self.plan.ends_at(update)):
+            return
+        self.plan = self.plan.ended(update + 1)
+        self.plateau = Plateau()
+        student = self.accelerator.unwrap_model(self.model)
+        setattr(student.config, SAMPLING_STEPS, self.plan.at(update).student_sampling_steps)
+        output = Path(self.args.output_dir or ".")
+        self.save_to(output / "students" / self.plan.folder_of(update))
+        if isinstance(self.lr_scheduler, LambdaLR) and not self.rates.change_nothing:
+            set_rates(self.lr_scheduler)
+        if self.plan.is_over:
+            self.control.should_training_stop = True
+            self.control.should_save |= self.args.save_strategy == SaveStrategy.STEPS
+
+    def _is_at_a_plateau(self, update: int) -> bool:
+        """Measures the held-out texts when it is time, and says whether the round shall end."""
+        now = self.plan.at(update)
+        done, interval = update + 1 - self.plan.start_of(now.index), self.args.early_stop_interval
+        if interval == 0 or done % interval:
+            return False
+        begun = time.perf_counter()
+        divergence = self.held_out_divergence(now)
+        self.plateau = self.plateau.after(divergence, self.args.early_stop_min_delta)
+        record = {
+            "held_out_divergence": divergence,
+            "measurements_without_fall": self.plateau.stale,
+            "round": now.index + 1,
+            "student_sampling_steps": now.student_sampling_steps,
+        }
+        self.record(record, time.perf_counter() - begun)
+        return self.plateau.stale >= self.args.early_stop_patience
+
+    @torch.no_grad()
+    def held_out_divergence(self, now: Round) -> float:
+        """The divergence from a round's targets on held-out texts, in nats a masked position.
+
+        Of the first ``early_stop_texts`` texts of ``eval_dataset``, under noise that is a function
+        of the seed and the text: only the student and its teacher make a difference. Several
+        processes share the texts, and all get the sum.
+        """
+        texts: Any = self.eval_dataset
+        count = min(len(texts), self.args.early_stop_texts)
+        model = self.model_wrapped
+        was_training = model.training
+        model.eval()
+        total = torch.zeros(2, dtype=torch.float64)
+        size, index = self.args.per_device_train_batch_size, self.args.process_index
+        for names, counts in shares(count, size, index, self.args.world_size):
+            x = torch.stack([texts[name] for name in names]).to(self.args.device)
+            noise = noise_of(
+                list(names),
+                length=x.shape[1],
+                batch=count,
+                seed=self.args.seed,
+                smallest_time=self.smallest_time,
+                purpose="held-out/",
+            )
+            loss = self._divergence_sum(model, x, noise, now).double().cpu()
+            if counts:
+                total += torch.stack([loss, noise.masked(self.schedule).sum().double()])
+        model.train(was_training)
+        if self.args.world_size > 1:
+            gathered = self.accelerator.gather(total[None].to(self.args.device))
+            total = gathered.sum(0).cpu()
+        return float(total[0] / total[1].clamp_min(1))
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule of the config, times the factors of the rounds."""
+        is_new = self.lr_scheduler is None
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if is_new and not self.rates.change_nothing:
+            if not isinstance(scheduler, LambdaLR):
+                raise ValueError(
+                    f"rounds cannot change the rates of a {type(scheduler).__name__}; choose "
+                    "another optimiser (optim), or no rates of rounds"
+                )
+            follow_rounds(scheduler, lambda step: self.rates.at(self.plan, step))
+        return scheduler
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
+        """As ``StreamTrainer.train``; where the last round has ended early nothing is left to do.
+
+        Raises:
+            ValueError: If there is nothing whole to resume from.
+        """
+        checkpoint = None
+        if resume_from_checkpoint is True:
+            checkpoint, _ = last_complete_checkpoint(Path(self.args.output_dir or "."))
+        elif resume_from_checkpoint:
+            checkpoint = Path(resume_from_checkpoint)
+        if checkpoint is not None and self.args.early_stop_interval:
+            with suppress(OSError, ValueError):  # a damaged one is refused by name below
+                record = json.loads((checkpoint / TEACHER_ROUND).read_text(encoding="utf-8"))
+                if len(record.get("ended_at", ())) == self.plan.rounds:
+                    self.args.max_steps = self.stream.updates = record["ended_at"][-1]
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the round to every record, and the mean loss of the round so far."""
-        now = self.last_round
-        logs["round"] = now.index + 1
-        logs["student_sampling_steps"] = now.student_sampling_steps
+        logs |= self.where()
         if "loss" in logs:
             record = logs | {"step": self.state.global_step}
             logs["round_loss"] = mean_since(self.state.log_history, record)
@@ -231,25 +536,35 @@ class SDTTTrainer(StreamTrainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
-            safetensors.torch.save_model(self.teacher, str(Path(output_dir) / TEACHER))
-            record = json.dumps({"round": self.teacher_round})
-            (Path(output_dir) / TEACHER_ROUND).write_text(record, encoding="utf-8")
+            student = self.accelerator.unwrap_model(self.model)
+            save_teacher(Path(output_dir) / TEACHER, self.teacher, student)
+            record: dict[str, Any] = {"round": self.teacher_round, "ended_at": self.plan.ended_at}
+            record |= dataclasses.asdict(self.plateau)
+            (Path(output_dir) / TEACHER_ROUND).write_text(json.dumps(record), encoding="utf-8")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
-        record = (Path(checkpoint) / TEACHER_ROUND).read_text(encoding="utf-8")
-        self.teacher_round = json.loads(record)["round"]
+        record = json.loads((Path(checkpoint) / TEACHER_ROUND).read_text(encoding="utf-8"))
+        self.teacher_round = record["round"]
+        self.plan = dataclasses.replace(self.args.plan, ended_at=tuple(record.get("ended_at", ())))
+        self.plateau = Plateau(record.get("lowest"), record.get("stale", 0))
+        student = self.accelerator.unwrap_model(self.model)
         if self.teacher_round > 0:  # from then on the teacher has the student's shape
-            self._set_teacher(copy.deepcopy(self.accelerator.unwrap_model(self.model)))
-        safetensors.torch.load_model(self.teacher, str(Path(checkpoint) / TEACHER))
+            self._set_teacher(student)
+        load_teacher(Path(checkpoint) / TEACHER, self.teacher, student)
+        self._prepare_acting()  # a packed form has weights of its own
+
+    def save_model_to(self, model: Any, folder: Path) -> None:
+        """Saves one model; of a LoRA student the adapter, and the merged model if wanted."""
+        save_model(model, folder, merge=self.args.merge_lora)
 
 
 def set_dropout(model: nn.Module, chance: float) -> None:
-    """Sets the dropout of every layer, and of the config that is saved with the model."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
+    """Sets the dropout of every layer but adapters', and of the config saved with the model."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout) and "lora_dropout" not in name:
             module.p = chance
     if hasattr(model, "config") and hasattr(model.config, "dropout"):
         model.config.dropout = chance

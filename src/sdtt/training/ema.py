@@ -6,6 +6,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from sdtt.models.copying import copy_with
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -38,9 +40,16 @@ class Ema:
         torch._foreach_lerp_(list(self.shadow.values()), targets, 1 - self.decay)
 
     @torch.no_grad()
+    def restart(self, model: nn.Module) -> None:
+        """Forgets what was, and goes on from the model's weights."""
+        weights = dict(model.named_parameters())
+        for name, shadow in self.shadow.items():
+            shadow.copy_(weights[name].detach())
+
+    @torch.no_grad()
     def averaged(self, model: Model) -> Model:
-        """A copy of the model that carries the averaged weights."""
-        result = copy.deepcopy(model)
+        """A copy of the model that carries the averaged weights; those not trained are shared."""
+        result = copy_with(model, lambda p: copy.deepcopy(p) if p.requires_grad else p)
         for name, parameter in result.named_parameters():
             if name in self.shadow:
                 parameter.copy_(self.shadow[name])

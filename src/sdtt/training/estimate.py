@@ -15,7 +15,7 @@ from sdtt.training.flops import (
     distillation_flops,
     expected_passes,
     masked_share,
-    network_of,
+    shape_of,
     training_flops,
 )
 from sdtt.training.memory import Memory, checkpoint_bytes, memory_of
@@ -140,16 +140,15 @@ def estimate_of_distillation(
         peak: The rate of a device.
         teacher: The first teacher; a copy of the student if None.
     """
-    network = network_of(student)
-    of_teacher = network if teacher is None else network_of(teacher)
+    network = shape_of(student)
+    of_teacher = network if teacher is None else shape_of(teacher)
     length, texts = _length(student), _texts(args)
     schedule = SCHEDULES[args.schedule]
     stages = []
     for index, group in groupby(map(args.plan.at, range(args.plan.updates)), lambda r: r.index):
         each = list(group)
         now, updates = each[0], len(each)
-        k = now.teacher_sampling_steps // now.student_sampling_steps
-        passes = expected_passes(schedule, now.dt, k, length)
+        passes = expected_passes(schedule, now.dt, now.teacher_steps, length)
         flops = distillation_flops(
             network,
             of_teacher if index == 0 else network,
@@ -162,20 +161,21 @@ def estimate_of_distillation(
                 teacher_steps=now.teacher_sampling_steps,
                 student_steps=now.student_sampling_steps,
                 updates=updates,
-                learning_rate=args.learning_rate,
+                learning_rate=args.learning_rate * args.rates.factors[index],
                 teacher_passes=passes.passes,
                 tokens=updates * texts * length,
                 flops=updates * flops.total,
             )
         )
-    held = max(of_teacher.parameters, network.parameters)
+    # a teacher that was made of the student shares all weights that are not trained
+    held = network.trained if teacher is None else max(of_teacher.parameters, network.trained)
     students = 4 * (network.parameters + (network.trained if args.ema_decay else 0)) * len(stages)
     return _estimate(args, student, network, peak, tuple(stages), held, students)
 
 
 def estimate_of_pretraining(args: StreamConfig, model: Any, peak: Peak) -> Estimate:
     """What a pretraining will ask for; see ``estimate_of_distillation``."""
-    network = network_of(model)
+    network = shape_of(model)
     length, texts = _length(model), _texts(args)
     smallest = MDLMTrainer.smallest_time
     share = 1.0 if network.causal else masked_share(SCHEDULES[args.schedule], smallest)

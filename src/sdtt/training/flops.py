@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from sdtt.diffusion.noise import Schedule
+from sdtt.models.adapters import network_of
 from sdtt.models.blocks import ConstantCondition, Modulation
 from sdtt.models.causal import CausalLM
 
@@ -56,35 +57,39 @@ class Network:
     trained: int
 
 
-def network_of(model: Any) -> Network:
+def shape_of(model: Any) -> Network:
     """The network of a transformers model that names its head; it may be on the meta device.
 
     Args:
         model: A denoiser or causal model, with LoRA or without. Where its config does not say
-            ``hidden_size`` and ``num_hidden_layers``, attention is not counted.
+            ``hidden_size`` and ``num_hidden_layers``, attention is not counted; of a law that is no
+            module only the head is.
     """
-    head = model.head.weight if hasattr(model, "head") else model.get_output_embeddings().weight
+    inner = network_of(model)
+    config = getattr(inner, "config", None)
+    head = inner.head.weight if hasattr(inner, "head") else inner.get_output_embeddings().weight
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
     once = {
         id(part)
-        for module in model.modules()
+        for module in modules
         if isinstance(module, ConstantCondition | Modulation)
         for part in module.modules()
     }
     body = [
         module.weight
-        for module in model.modules()
+        for module in modules
         if isinstance(module, nn.Linear) and id(module) not in once and module.weight is not head
     ]
-    everything = list(model.parameters())
+    everything = list(model.parameters()) if isinstance(model, nn.Module) else []
     return Network(
         body=sum(weight.numel() for weight in body),
         body_trained=sum(weight.numel() for weight in body if weight.requires_grad),
         head=head.numel(),
         head_trained=head.requires_grad,
-        blocks=getattr(model.config, "num_hidden_layers", 0),
-        width=getattr(model.config, "hidden_size", 0),
-        causal=isinstance(model, CausalLM),
-        conditioned=any(isinstance(module, Modulation) for module in model.modules()),
+        blocks=getattr(config, "num_hidden_layers", 0),
+        width=getattr(config, "hidden_size", 0),
+        causal=isinstance(inner, CausalLM),
+        conditioned=any(isinstance(module, Modulation) for module in modules),
         parameters=sum(each.numel() for each in everything),
         trained=sum(each.numel() for each in everything if each.requires_grad),
     )

@@ -100,31 +100,31 @@ class Looks(TrainerCallback):
         self,
         args: TrainingArguments,  # noqa: ARG002
         state: TrainerState,
-        control: TrainerControl,
+        control: TrainerControl,  # noqa: ARG002
         **_: Any,
     ) -> None:
         """Looks, if it is time."""
         step = state.global_step
         if step % self.args.sample_every and not self.trainer.ends_round(step):
             return
-        logging = control.should_log
-        with self.trainer.clock_stopped():
-            self.look(step)
-        control.should_log = logging  # a record of ours is not the one that is due
+        begun = time.perf_counter()
+        short = self.look(step)
+        if short:
+            self.trainer.record(short | self.trainer.where(), time.perf_counter() - begun)
 
-    def look(self, step: int) -> None:
-        """Draws, judges and writes."""
+    def look(self, step: int) -> dict[str, float]:
+        """Draws, judges and writes; what the records of the run say of it, in the first process."""
         short: dict[str, float] = {}
         records = list(self._records())
         if not self.trainer.is_world_process_zero():
-            return
+            return short
         with self.path.open("a", encoding="utf-8") as file:
             for record in records:
                 file.write(json.dumps({"step": step, **record}) + "\n")
                 for name in SHORT:
                     if record.get(name) is not None:
                         short[f"sample_{name}_{record['sampling_steps']}"] = record[name]
-        self.trainer.log(short)
+        return short
 
     def _records(self) -> Iterator[Record]:
         model: Any = self.trainer.accelerator.unwrap_model(self.trainer.model)

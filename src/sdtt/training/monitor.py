@@ -19,7 +19,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdtt.diffusion.denoiser import Head, exclude
-from sdtt.training.flops import Flops
 from sdtt.training.peak import Peak
 
 ROWS = 256
@@ -58,33 +57,30 @@ class Monitor:
     def figures(
         self,
         *,
-        updates: int,
         seconds: float,
         tokens: int,
         processes: int,
-        flops: Flops,
+        flops: float,
         peak: Peak,
     ) -> dict[str, float]:
         """The figures since the last record, and a new beginning.
 
         Args:
-            updates: Since then.
             seconds: Since then.
-            tokens: Of one update, over all processes.
+            tokens: Since then, over all processes.
             processes: Each is taken to have masked as much as this one.
-            flops: Of one update, over all processes.
+            flops: Operations that were needed since then, over all processes.
             peak: Of the device of one process.
 
         Returns:
             ``tokens_per_second``; ``masked_tokens_per_second`` where something was masked; ``mfu``,
             a share, where the peak rate is known; ``agreement``, a share, where it was measured.
         """
-        figures = {"tokens_per_second": updates * tokens / seconds}
+        figures = {"tokens_per_second": tokens / seconds}
         if self.masked:
             figures["masked_tokens_per_second"] = self.masked * processes / seconds
         if peak.flops_per_second is not None:
-            rate = updates * flops.total / seconds
-            figures["mfu"] = rate / (peak.flops_per_second * processes)
+            figures["mfu"] = flops / seconds / (peak.flops_per_second * processes)
         if self.agreement is not None:
             figures["agreement"] = self.agreement.item()
         self.__init__()  # type: ignore[misc]

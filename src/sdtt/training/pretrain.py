@@ -13,6 +13,7 @@ from sdtt.diffusion.noise import mask
 from sdtt.diffusion.tiled import tiled_cross_entropy
 from sdtt.models.blocks import BlocksModel
 from sdtt.training.flops import Flops, masked_share
+from sdtt.training.stream import is_real
 from sdtt.training.trainer import StreamConfig, StreamTrainer
 
 
@@ -60,9 +61,13 @@ class MDLMTrainer(StreamTrainer):
 
     smallest_time = SMALLEST_TIME
 
-    def items(self, x: Tensor, places: list[int]) -> int:  # noqa: ARG002
+    def items(self, x: Tensor, places: list[int]) -> int:
         """Tokens."""
-        return x.numel()
+        return self.tokens_of(places, x.shape[1])
+
+    def lessons(self, x: Tensor, places: list[int], items: int) -> int:  # noqa: ARG002
+        """Masked positions."""
+        return int(self.noise(places, x.shape[1]).masked(self.schedule).sum())
 
     def update_flops(self) -> Flops:
         """A pass and its backward pass; the masked rows are projected."""
@@ -89,7 +94,8 @@ class MDLMTrainer(StreamTrainer):
             )
 
         z = mask(x, masked, denoiser.mask_token_id)
-        loss: Tensor = model(input_ids=z, rows=rows, objective=objective).loss
+        real = noise.attention_mask(x.device)
+        loss: Tensor = model(input_ids=z, attention_mask=real, rows=rows, objective=objective).loss
         return loss
 
 
@@ -105,33 +111,35 @@ class CausalTrainer(StreamTrainer):
             raise ValueError("a causal model is trained behind BOS: its config needs bos_token_id")
         super().__init__(model, *args, **kwargs)
 
-    def items(self, x: Tensor, places: list[int]) -> int:  # noqa: ARG002
+    def items(self, x: Tensor, places: list[int]) -> int:
         """Tokens."""
-        return x.numel()
+        return self.tokens_of(places, x.shape[1])
 
     def update_flops(self) -> Flops:
         """A pass and its backward pass; all rows are projected."""
         return self.flops_with_rows(1.0)
 
-    def loss_sum(self, model: nn.Module, x: Tensor, places: list[int]) -> Tensor:  # noqa: ARG002
+    def loss_sum(self, model: nn.Module, x: Tensor, places: list[int]) -> Tensor:
         """-log p of the texts, summed, in nats."""
         causal = self.accelerator.unwrap_model(self.model)
         start = torch.full_like(x[:, :1], causal.config.bos_token_id)
-        every = torch.arange(x.numel(), device=x.device)
+        # padding follows the text, where no real token sees it: its rows are left out, no more
+        real = is_real(self.lengths(places, x.shape[1]), x.shape[1])
+        rows = real.flatten().nonzero().squeeze(-1).to(x.device)
 
         def objective(hidden: Tensor, head: Any) -> Tensor:
             return tiled_cross_entropy(
                 hidden,
                 head,
-                x.flatten(),
-                torch.ones(x.numel(), device=x.device),
+                x.flatten()[rows],
+                torch.ones(len(rows), device=x.device),
                 excluded_ids=causal.excluded_ids,
                 dtype=self.loss_dtype,
                 products=self.loss_products,
             )
 
         ids = torch.cat([start, x[:, :-1]], 1)  # row i predicts token i from BOS and those before
-        loss: Tensor = model(input_ids=ids, rows=every, objective=objective).loss
+        loss: Tensor = model(input_ids=ids, rows=rows, objective=objective).loss
         return loss
 
 

@@ -4,11 +4,16 @@ A checkpoint folder holds, beside what transformers' Trainer writes (student, op
 random state, the update reached):
 
 * ``ema.safetensors``       the averaged weights
-* ``teacher.safetensors``   the teacher of the round, and ``teacher.json`` its round
+* ``teacher.safetensors``   the teacher of the round, and ``teacher.json`` its round, the updates at
+                            which rounds have ended, and what the held-out texts have shown since
+* ``skipped.json``          how many updates had nothing to learn from, and were skipped
+* ``data.json``             the digest of the text; or, of a stream, how many processes there were
+* ``data-<n>.safetensors``  of a stream, where the lanes stand that process n serves
 * ``manifest.json``         the size and SHA-256 of every file, renamed in last
 
-The round and the position in the data are functions of the update. A folder without a matching
-manifest is not a checkpoint: it is never resumed from.
+The round is a function of the update and of where rounds have ended, the position in encoded data
+one of the update; a stream has a state of its own, because what it has read decides where its
+blocks begin. A folder without a matching manifest is not a checkpoint: it is never resumed from.
 """
 
 import hashlib
@@ -25,6 +30,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 EMA = "ema.safetensors"
 TEACHER = "teacher.safetensors"
 TEACHER_ROUND = "teacher.json"
+SKIPPED = "skipped.json"
 MANIFEST = "manifest.json"
 
 

@@ -1,5 +1,6 @@
 """The order of the data: which block stands at which place of which update."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,8 @@ from jaxtyping import Bool, Float64, Int, Int64
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sdtt.data.stream_state import StreamState
+from sdtt.data.streaming import StreamedBlocks
 from sdtt.diffusion.noise import Schedule, is_masked, stratified_times
 from sdtt.diffusion.uniforms import permutation, uniforms
 
@@ -19,15 +22,20 @@ class Stream(Dataset[dict[str, Any]]):
     order of the blocks. The Trainer reads it front to back, so that shards, accumulation and a
     restart are a matter of which p they take.
 
+    ``StreamedBlocks`` are in order already: item p is their text p. They are read forward only, and
+    what they stood at when an update began is kept for the newest two updates, because the
+    Trainer asks for the next update's texts before it saves this one.
+
     Args:
-        blocks: Texts of L ids, with ``len`` and indexing.
+        blocks: Texts of L ids, with ``len`` and indexing; or ``StreamedBlocks``.
         updates: Updates of the run.
         batch: Texts in the whole of an update.
         seed: Of the order.
     """
 
     def __init__(self, blocks: Any, *, updates: int, batch: int, seed: int) -> None:
-        if len(blocks) == 0:
+        self.is_streamed = isinstance(blocks, StreamedBlocks)
+        if not self.is_streamed and len(blocks) == 0:
             raise ValueError("there is no training text: not one whole block")
         self.blocks = blocks
         self.updates = updates
@@ -35,16 +43,59 @@ class Stream(Dataset[dict[str, Any]]):
         self.seed = seed
         self._epoch = -1
         self._order: Int64[Tensor, " N"] = torch.empty(0, dtype=torch.int64)
+        self._states: dict[int, StreamState] = {}
+
+    @property
+    def length(self) -> int:
+        """L, the tokens of a text."""
+        return int(self.blocks.length if self.is_streamed else self.blocks[0].shape[0])
 
     def __len__(self) -> int:
         return self.updates * self.batch
 
     def __getitem__(self, place: int) -> dict[str, Any]:
+        if self.is_streamed:
+            return self.__getitems__([place])[0]
         epoch, index = divmod(place, len(self.blocks))
         if epoch != self._epoch:
             self._order = permutation(self.seed, "data", epoch, len(self.blocks))
             self._epoch = epoch
         return {"input_ids": self.blocks[int(self._order[index])], "place": place}
+
+    def __getitems__(self, places: list[int]) -> list[dict[str, Any]]:
+        """The items of a micro-batch; texts of a stream are encoded together."""
+        if not self.is_streamed:
+            return [self[place] for place in places]
+        update = places[0] // self.batch
+        if update > max(self._states, default=-1):
+            newest = sorted(self._states)[-1:]
+            self._states = {each: self._states[each] for each in newest}
+            self._states[update] = self.blocks.state()
+        texts = self.blocks.__getitems__(places)
+        return [{"input_ids": x, "place": p} for x, p in zip(texts, places, strict=True)]
+
+    def state_at(self, update: int) -> StreamState:
+        """Where streamed blocks stood when an update began.
+
+        Raises:
+            ValueError: That is too long ago.
+        """
+        newest = max(self._states, default=-1)
+        if update > newest:  # no text of it has been asked for
+            return self.blocks.state()
+        if update not in self._states:
+            raise ValueError(
+                f"the stream is at update {newest}, its state at {update} is forgotten"
+            )
+        return self._states[update]
+
+    def go_on_from(self, state: StreamState | None) -> None:
+        """Takes streamed blocks to a state; to their beginning if None."""
+        self._states = {}
+        if state is None:
+            self.blocks.rewind()
+        else:
+            self.blocks.load_state(state)
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -63,19 +114,65 @@ class Noise:
         t: A time for each text.
         u: When each position is masked and revealed.
         v: What a teacher draws at it.
+        lengths: How many tokens of each text are real; what follows them is padding.
     """
 
     t: Float64[Tensor, " B"]
     u: Float64[Tensor, "B L"]
     v: Float64[Tensor, "B L"]
+    lengths: Int64[Tensor, " B"]
+
+    @property
+    def real(self) -> Bool[Tensor, "B L"]:
+        """Which positions are no padding."""
+        return is_real(self.lengths, self.u.shape[1])
 
     def masked(self, schedule: Schedule) -> Bool[Tensor, "B L"]:
-        """Which positions are MASK at time t."""
-        return is_masked(self.u, self.t, schedule)
+        """Which positions are MASK at time t; padding never is."""
+        return is_masked(self.u, self.t, schedule) & self.real
+
+    def attention_mask(self, device: torch.device) -> Bool[Tensor, "B L"] | None:
+        """``real`` where there is padding; None where there is none, for attention is faster so."""
+        if int(self.lengths.min()) == self.u.shape[1]:
+            return None
+        return self.real.to(device)
+
+
+def is_real(lengths: Int64[Tensor, " B"], length: int) -> Bool[Tensor, "B {length}"]:
+    """Which positions hold the text, and no padding: the first so many of each."""
+    return torch.arange(length) < lengths[:, None]
+
+
+def lengths_of(
+    places: Sequence[int], *, length: int, batch: int, seed: int, share: float
+) -> Int64[Tensor, " B"]:
+    """How many tokens of the texts at some places are kept; a function of (seed, place) alone.
+
+    A text is cut with the chance ``share``, to a length that is uniform on 1 .. L.
+
+    Args:
+        places: Places in the stream.
+        length: L.
+        batch: Texts in the whole of an update.
+        seed: Of the run.
+        share: The chance to be cut, in [0, 1].
+    """
+    whole = torch.full((len(places),), length)
+    if share == 0:
+        return whole
+    drawn = uniforms(seed, "length", [divmod(place, batch) for place in places], 2)
+    return torch.where(drawn[:, 0] < share, 1 + (drawn[:, 1] * length).long(), whole)
 
 
 def noise_of(
-    places: list[int], *, length: int, batch: int, seed: int, smallest_time: float
+    places: list[int],
+    *,
+    length: int,
+    batch: int,
+    seed: int,
+    smallest_time: float,
+    variable_length: float = 0.0,
+    purpose: str = "",
 ) -> Noise:
     """The noise of the texts at some places of the stream; a function of (seed, place) alone.
 
@@ -88,12 +185,16 @@ def noise_of(
         batch: Texts in the whole of an update.
         seed: Of the run.
         smallest_time: The smallest t.
+        variable_length: The share of the texts that are cut, see ``lengths_of``.
+        purpose: What the noise is for, where it is not training, such as "held-out/".
     """
     names = [divmod(place, batch) for place in places]
-    strata = {update: permutation(seed, "strata", update, batch) for update, _ in names}
+    strata = {update: permutation(seed, f"{purpose}strata", update, batch) for update, _ in names}
     own: Int[Tensor, " B"] = torch.stack([strata[update][index] for update, index in names])
+    within = uniforms(seed, f"{purpose}time", names, 1).squeeze(1)
     return Noise(
-        t=stratified_times(uniforms(seed, "time", names, 1).squeeze(1), own, batch, smallest_time),
-        u=uniforms(seed, "mask", names, length),
-        v=uniforms(seed, "rollout", names, length),
+        t=stratified_times(within, own, batch, smallest_time),
+        u=uniforms(seed, f"{purpose}mask", names, length),
+        v=uniforms(seed, f"{purpose}rollout", names, length),
+        lengths=lengths_of(places, length=length, batch=batch, seed=seed, share=variable_length),
     )

@@ -3,18 +3,17 @@
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import safetensors.torch
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import (
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
@@ -25,14 +24,17 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
 from sdtt.diffusion.noise import SCHEDULES
+from sdtt.training.compiling import compile_for_training
+from sdtt.training.data_state import load_data_state, save_data_state, serve_own_lanes
 from sdtt.training.ema import Ema
-from sdtt.training.flops import Flops, network_of, training_flops
+from sdtt.training.flops import Flops, shape_of, training_flops
 from sdtt.training.looks import Looks
 from sdtt.training.monitor import Monitor, ema_distance
 from sdtt.training.peak import Peak, peak_rate, precision_of
 from sdtt.training.state import (
     EMA,
     MANIFEST,
+    SKIPPED,
     delete_old_checkpoints,
     fault,
     keep_records,
@@ -40,7 +42,7 @@ from sdtt.training.state import (
     save_into,
     write_manifest,
 )
-from sdtt.training.stream import Noise, Stream, collate, noise_of
+from sdtt.training.stream import Noise, Stream, collate, lengths_of, noise_of
 
 METRICS = "metrics.jsonl"
 
@@ -70,6 +72,10 @@ class StreamConfig(TrainingArguments):
     loss_dtype: str = field(
         default="float32",
         metadata={"help": "scores and loss are computed in it: float32, float64 or bfloat16"},
+    )
+    variable_length: float = field(
+        default=0.0,
+        metadata={"help": "share of the texts cut to a random length in 1..L; 0.01 in LLaDA"},
     )
     attn_implementation: str = field(
         default="sdpa",
@@ -125,6 +131,8 @@ class StreamConfig(TrainingArguments):
             )
         if self.ema_decay and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        if not 0 <= self.variable_length <= 1:
+            raise ValueError(f"variable_length must lie in [0, 1], got {self.variable_length}")
         self._check_looks()
 
     def _check_looks(self) -> None:
@@ -146,6 +154,12 @@ class StreamConfig(TrainingArguments):
         if self.peak_tflops is not None and self.peak_tflops <= 0:
             raise ValueError(f"peak_tflops must be above 0, got {self.peak_tflops:g}")
 
+    @property
+    def texts_per_update(self) -> int:
+        """Texts in the whole of an update, over all its micro-batches and processes."""
+        micro_batch: int = self.per_device_train_batch_size
+        return micro_batch * self.world_size * self.gradient_accumulation_steps
+
 
 def peak_of(args: StreamConfig) -> Peak:
     """How fast the device of a process could multiply, in the precision of the networks."""
@@ -162,7 +176,7 @@ class StreamTrainer(Trainer, ABC):
     Args:
         model: The network to train.
         args: Its config; ``max_steps`` says how many updates there are.
-        train_dataset: Texts of L ids, such as ``data.packing.Blocks``.
+        train_dataset: Texts of L ids, such as ``data.packing.Blocks``, or ``StreamedBlocks``.
         processing_class: The tokenizer, saved with every model.
         **kwargs: As transformers' Trainer takes them.
 
@@ -176,7 +190,7 @@ class StreamTrainer(Trainer, ABC):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: Any,
         args: StreamConfig,
         train_dataset: Any,
         processing_class: PreTrainedTokenizerBase | None = None,
@@ -191,10 +205,19 @@ class StreamTrainer(Trainer, ABC):
         args.average_tokens_across_devices = True
         args.dataloader_pin_memory &= args.device.type != "cpu"  # pinning needs an accelerator
         model.set_attn_implementation(args.attn_implementation)
-        batch = (
-            args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
-        )
+        batch = args.texts_per_update
         stream = Stream(train_dataset, updates=args.max_steps, batch=batch, seed=args.seed)
+        if stream.is_streamed and args.dataloader_num_workers:
+            raise ValueError(
+                "a stream is read by the process that trains, whose state a checkpoint saves: "
+                f"dataloader_num_workers must be 0, got {args.dataloader_num_workers}"
+            )
+        serve_own_lanes(
+            stream,
+            process=args.process_index,
+            processes=args.world_size,
+            micro_batch=args.per_device_train_batch_size,
+        )
         super().__init__(
             model=model,
             args=args,
@@ -203,15 +226,18 @@ class StreamTrainer(Trainer, ABC):
             processing_class=processing_class,
             **kwargs,
         )
+        self.compiled_by = compile_for_training(self.model, self.accelerator)
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = False
         self.schedule = SCHEDULES[args.schedule]
         self.loss_dtype: torch.dtype = getattr(torch, args.loss_dtype)
         self.loss_products = torch.bfloat16 if args.bf16 else self.loss_dtype
         self.ema = Ema(model, args.ema_decay) if args.ema_decay else None
-        self.network = network_of(model)
+        self.network = shape_of(model)
         self.monitor = Monitor()
         self.peak = peak_of(args)
+        self.skipped_updates = 0
+        self._nothing_to_learn = False
         self.add_callback(_AfterUpdate(self))
         if args.sample_every:
             self.add_callback(Looks(self))
@@ -231,19 +257,27 @@ class StreamTrainer(Trainer, ABC):
     def loss_sum(self, model: nn.Module, x: Tensor, places: list[int]) -> Tensor:
         """The loss of a micro-batch, summed over its items."""
 
+    def lessons(self, x: Tensor, places: list[int], items: int) -> int:  # noqa: ARG002
+        """How many of the ``items`` it learns from; an update without any is skipped."""
+        return items
+
     @abstractmethod
     def update_flops(self) -> Flops:
         """What the update that was done last, or is to be the first, asks of all processes."""
 
     def flops_with_rows(self, share: float) -> Flops:
         """A pass over the texts of an update and back, with a share of their rows projected."""
-        texts, length = self.stream.batch, self.length
+        texts, length = self.stream.batch, self.stream.length
         return training_flops(
             self.network,
             texts=texts,
             length=length,
             rows=share * texts * length,
         )
+
+    def where(self) -> dict[str, float]:
+        """What a record says of the place of the last update in the plan of the run."""
+        return {}
 
     @property
     def student_steps(self) -> int | None:
@@ -267,12 +301,6 @@ class StreamTrainer(Trainer, ABC):
         last: bool = self.accelerator.sync_gradients
         return last and self.is_recorded(self.state.global_step + 1)
 
-    @property
-    def length(self) -> int:
-        """L, the tokens of a text."""
-        length: int = self.stream[0]["input_ids"].shape[0]
-        return length
-
     def noise(self, places: list[int], length: int) -> Noise:
         """The noise of the texts at these places."""
         return noise_of(
@@ -281,11 +309,39 @@ class StreamTrainer(Trainer, ABC):
             batch=self.stream.batch,
             seed=self.args.seed,
             smallest_time=self.smallest_time,
+            variable_length=self.args.variable_length,
         )
+
+    def lengths(self, places: Sequence[int], length: int) -> Int64[Tensor, " B"]:
+        """How many tokens of the texts of ``length`` at these places are no padding."""
+        batch, seed, share = self.stream.batch, self.args.seed, self.args.variable_length
+        return lengths_of(places, length=length, batch=batch, seed=seed, share=share)
+
+    def tokens_of(self, places: Sequence[int], length: int) -> int:
+        """The tokens of the texts of ``length`` at these places, padding not counted."""
+        return int(self.lengths(places, length).sum())
+
+    @property
+    def mean_tokens_per_update(self) -> float:
+        """What ``tokens_of`` an update is on average: a cut text has (L + 1) / 2 tokens."""
+        length = self.stream.length
+        return float(self.stream.batch * (length - self.args.variable_length * (length - 1) / 2))
+
+    def before_step(self) -> None:
+        """Called before every optimiser step: one without gradients moves nothing.
+
+        A gradient of zero would not do: moments and weight decay would move the weights.
+        """
+        if self._nothing_to_learn:
+            for parameter in self.accelerator.unwrap_model(self.model).parameters():
+                parameter.grad = None
 
     def after_update(self) -> None:
         """Called after every optimiser step."""
-        if self.ema is not None:
+        if self._nothing_to_learn:
+            self.skipped_updates += 1
+            self.record({"skipped_updates": self.skipped_updates})
+        elif self.ema is not None:
             self.ema.update(self.accelerator.unwrap_model(self.model))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
@@ -294,9 +350,15 @@ class StreamTrainer(Trainer, ABC):
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, Any]], device: torch.device
     ) -> Tensor:
-        count = sum(self.items(b["input_ids"], b["place"]) for b in batch_samples)
-        total = torch.tensor(count, device=device)
-        return self.accelerator.gather(total).sum() if self.args.world_size > 1 else total
+        counts = torch.zeros(1, 2, dtype=torch.int64)
+        for each in batch_samples:
+            items = self.items(each["input_ids"], each["place"])
+            lessons = self.lessons(each["input_ids"], each["place"], items)
+            counts += torch.tensor([items, lessons])
+        if self.args.world_size > 1:
+            counts = self.accelerator.gather(counts.to(device)).sum(0, keepdim=True).cpu()
+        self._nothing_to_learn = counts[0, 1].item() == 0
+        return counts[0, 0].to(device)
 
     def compute_loss(
         self,
@@ -318,14 +380,17 @@ class StreamTrainer(Trainer, ABC):
         if "loss" in logs and updates > 0:
             now = time.perf_counter()
             seconds = now - self._last_log[0]
-            self._last_log = (now, self.state.global_step)
+            step, batch = self.state.global_step, self.stream.batch
+            places = range((step - updates) * batch, step * batch)
+            tokens = self.tokens_of(places, self.stream.length)
+            self._last_log = (now, step)
             self._seconds += seconds
             logs |= self.monitor.figures(
-                updates=updates,
                 seconds=seconds,
-                tokens=self.stream.batch * self.length,
+                tokens=tokens,
                 processes=self.args.world_size,
-                flops=self.update_flops(),
+                # of whole texts; padding is not needed
+                flops=self.update_flops().total * tokens / (batch * self.stream.length),
                 peak=self.peak,
             )
             if self.ema is not None:
@@ -334,19 +399,18 @@ class StreamTrainer(Trainer, ABC):
             logs["seconds"] = self._seconds
         super().log(logs, start_time)
 
+    def record(self, values: dict[str, float], seconds: float = 0.0) -> None:
+        """A record beside those of the loss; the ``seconds`` that it took count for no speed."""
+        self._last_log = (self._last_log[0] + seconds, self._last_log[1])
+        due = self.control.should_log
+        super().log(values)
+        self.control.should_log = due  # a record of the loss is not done by this one
+
     def start_clock(self) -> None:
         """Speed is measured from here on; seconds go on from the last record of the run."""
         past = [each["seconds"] for each in self.state.log_history if "seconds" in each]
         self._seconds = past[-1] if past else 0.0
         self._last_log = (time.perf_counter(), self.state.global_step)
-
-    @contextmanager
-    def clock_stopped(self) -> Iterator[None]:
-        """What is done meanwhile is no training: it counts neither as time nor in speeds."""
-        begun = time.perf_counter()
-        yield
-        since, step = self._last_log
-        self._last_log = (since + time.perf_counter() - begun, step)
 
     def train(
         self,
@@ -369,6 +433,8 @@ class StreamTrainer(Trainer, ABC):
             problem = fault(Path(resume_from_checkpoint))
             if problem:
                 raise ValueError(problem)
+        elif self.stream.is_streamed:
+            self.stream.go_on_from(None)
         return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -390,14 +456,33 @@ class StreamTrainer(Trainer, ABC):
         super()._save_optimizer_and_scheduler(output_dir)
         if self.ema is not None and self.args.should_save:
             safetensors.torch.save_file(self.ema.shadow, Path(output_dir) / EMA)
+        if self.args.should_save:
+            record = json.dumps({"updates": self.skipped_updates})
+            (Path(output_dir) / SKIPPED).write_text(record, encoding="utf-8")
+        save_data_state(
+            self.stream,
+            Path(output_dir),
+            update=self.state.global_step,
+            process=self.args.process_index,
+            processes=self.args.world_size,
+        )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            load_data_state(self.stream, Path(checkpoint))
         if checkpoint is not None and self.ema is not None:
             saved = safetensors.torch.load_file(Path(checkpoint) / EMA)
             self.ema.shadow = {
                 name: saved[name].to(shadow.device) for name, shadow in self.ema.shadow.items()
             }
+        if checkpoint is not None and (Path(checkpoint) / SKIPPED).is_file():
+            record = (Path(checkpoint) / SKIPPED).read_text(encoding="utf-8")
+            self.skipped_updates = json.loads(record)["updates"]
+
+    def save_model_to(self, model: Any, folder: Path) -> None:
+        """Saves one model, as ``from_pretrained`` loads it."""
+        model.save_pretrained(folder)
 
     def save_to(self, folder: Path) -> None:
         """Saves the model and its tokenizer, and their EMA under ``ema/``; other files stay."""
@@ -410,7 +495,7 @@ class StreamTrainer(Trainer, ABC):
             if self.ema is not None:
                 models[path / "ema"] = self.ema.averaged(model)
             for place, each in models.items():
-                each.save_pretrained(place)
+                self.save_model_to(each, place)
                 if self.processing_class is not None:
                     self.processing_class.save_pretrained(place)
 
@@ -425,6 +510,9 @@ class _AfterUpdate(TrainerCallback):
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self.trainer.start_clock()
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        self.trainer.before_step()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -467,7 +555,7 @@ class Records(TrainerCallback):
             file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
 
 
-def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
+def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> None:
     """Refuses a tokenizer that is not the model's.
 
     Raises:
