@@ -938,8 +938,8 @@ MUTANTS = [
     Mutant(
         "the speed counts padding",
         "training/trainer.py",
-        'logs["tokens_per_second"] = self.tokens_of(places, length) / seconds',
-        'logs["tokens_per_second"] = len(places) * length / seconds',
+        "tokens = self.tokens_of(places, self.stream.length)",
+        "tokens = len(places) * self.stream.length",
         (LENGTHS + "the_speed_counts_no_padding",),
     ),
     Mutant(
@@ -1350,8 +1350,8 @@ MUTANTS = [
     Mutant(
         "a look draws from the generator of the training",
         "training/looks.py",
-        "begun = time.perf_counter()\n",
-        "begun = time.perf_counter() + 0 * float(__import__('torch').rand(1))\n",
+        "begun = time.perf_counter()\n        if isinstance",
+        "begun = time.perf_counter() + 0 * float(__import__('torch').rand(1))\n        if isinstance",
         (LOOKS + "looks_change_no_weight",),
     ),
     Mutant(
@@ -1395,6 +1395,8 @@ MUTANTS = [
         ' | {"output_dir": folder})',
         ' | {"output_dir": "o"})',
         (DRY_RUN + "a_dry_run_writes_nothing_and_reads_no_text",),
+    ),
+    Mutant(
         "a cut frame of Zstandard is taken for a whole one",
         "data/zstandard.py",
         "if self._frame is not None:",
@@ -1490,6 +1492,8 @@ MUTANTS = [
         "if saved and here and saved != here:",
         "if False:",
         (DATA_STATE + "a_run_is_not_taken_up_on_other_text_of_the_same_size",),
+    ),
+    Mutant(
         "a teacher shares what its student trains",
         "training/teacher.py",
         "if _storage(parameter) in trained or parameter.dtype != wanted:",
