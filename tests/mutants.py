@@ -1351,7 +1351,8 @@ MUTANTS = [
         "a look draws from the generator of the training",
         "training/looks.py",
         "begun = time.perf_counter()\n        if isinstance",
-        "begun = time.perf_counter() + 0 * float(__import__('torch').rand(1))\n        if isinstance",
+        "begun = time.perf_counter() + 0 * draw_samples.__globals__['torch'].rand(1).item()\n"
+        "        if isinstance",
         (LOOKS + "looks_change_no_weight",),
     ),
     Mutant(
