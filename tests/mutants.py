@@ -76,6 +76,13 @@ GENERATION = "sampling/test_sampling_generation.py::test_"
 
 DISTILL = "training/test_training_distill.py::test_"
 RESTART = "training/test_training_restart.py::test_"
+FLOPS = "training/test_training_flops.py::test_"
+PEAK = "training/test_training_peak.py::test_"
+MEMORY = "training/test_training_memory.py::test_"
+MONITOR = "training/test_training_monitor.py::test_"
+LOOKS = "training/test_training_looks.py::test_"
+ESTIMATE = "training/test_training_estimate.py::test_"
+DRY_RUN = "cli/test_cli_dry_run.py::test_"
 ROUNDS = "training/test_training_rounds.py::test_"
 RATES = "training/test_training_rates.py::test_"
 EARLY = "training/test_training_early_stop.py::test_"
@@ -1009,8 +1016,8 @@ MUTANTS = [
     Mutant(
         "the speed counts padding",
         "training/trainer.py",
-        'logs["tokens_per_second"] = self.tokens_of(places, self.stream.length) / seconds',
-        'logs["tokens_per_second"] = len(places) * self.stream.length / seconds',
+        "tokens = self.tokens_of(places, self.stream.length)",
+        "tokens = len(places) * self.stream.length",
         (LENGTHS + "the_speed_counts_no_padding",),
     ),
     Mutant(
@@ -1428,6 +1435,234 @@ MUTANTS = [
         "self.streamer.put_draft(self.draft[:, self.first :].cpu())",
         "self.streamer.put_draft(self.draft.cpu())",
         (GENERATION + "a_streamer_gets_the_prompt_a_draft_a_step_and_the_text",),
+    ),
+    Mutant(
+        "a backward pass has no gradient of what a layer is given",
+        "training/flops.py",
+        "body=2 * once.body + 2",
+        "body=once.body + 2",
+        (FLOPS + "a_pass_and_its_backward_pass_take_what_torch_counts",),
+    ),
+    Mutant(
+        "attention is one product",
+        "training/flops.py",
+        "attention=4 * pairs",
+        "attention=2 * pairs",
+        (FLOPS + "a_forward_pass_takes_what_torch_counts",),
+    ),
+    Mutant(
+        "frozen weights count a gradient",
+        "training/flops.py",
+        "2 * network.body_trained",
+        "2 * network.body",
+        (FLOPS + "frozen_weights_need_no_gradient_of_their_own",),
+    ),
+    Mutant(
+        "a condition is work of every token",
+        "training/flops.py",
+        " and id(module) not in once",
+        "",
+        (FLOPS + "a_constant_condition_is_no_work_of_a_token",),
+    ),
+    Mutant(
+        "a causal token sees those behind it",
+        "training/flops.py",
+        "(2 if network.causal else 1)",
+        "1",
+        (FLOPS + "causal_attention_needs_half_the_pairs",),
+    ),
+    Mutant(
+        "draws of the teacher are not counted",
+        "training/flops.py",
+        "rows=(passes.masked + passes.drawn) * tokens",
+        "rows=passes.masked * tokens",
+        (FLOPS + "an_update_of_sdtt_adds_the_teachers_passes_to_the_students",),
+    ),
+    Mutant(
+        "teacher passes that decide nothing count",
+        "training/flops.py",
+        "float((1 - (1 - q) ** length).mean())",
+        "1.0 + 0 * float(q.mean())",
+        (FLOPS + "teacher_steps_ask_for_the_expected_passes_and_draws",),
+    ),
+    Mutant(
+        "every H100 is the fast one",
+        "training/peak.py",
+        '(r"\\bH100 PCIe\\b"',
+        '(r"\\bH100 PCI\\b"',
+        (PEAK + "the_rate_of_a_known_gpu_is_that_of_its_data_sheet",),
+    ),
+    Mutant(
+        "an A10G is an A10",
+        "training/peak.py",
+        '(r"\\bA10\\b"',
+        '(r"\\bA10"',
+        (PEAK + "an_unknown_gpu_has_no_rate_and_the_way_out_is_named",),
+    ),
+    Mutant(
+        "a checkpoint holds one moment",
+        "training/memory.py",
+        "2 * network.trained + averaged",
+        "network.trained + averaged",
+        (MEMORY + "a_checkpoint_weighs_what_was_estimated",),
+    ),
+    Mutant(
+        "the residual stream is not kept",
+        "training/memory.py",
+        "(numbers * size + 2 * FLOAT32)",
+        "numbers * size",
+        (MEMORY + "activations_are_estimated_within_a_tenth_of_what_autograd_keeps",),
+    ),
+    Mutant(
+        "attention that is written out keeps no weights in float32",
+        "training/memory.py",
+        "weights * eager_heads",
+        "size * eager_heads // 2",
+        (MEMORY + "activations_are_estimated_within_a_tenth_of_what_autograd_keeps",),
+    ),
+    Mutant(
+        "a condition keeps nothing",
+        "training/memory.py",
+        "(2 * size + 2 * FLOAT32) * network.width if network.conditioned else 0",
+        "0",
+        (MEMORY + "activations_are_estimated_within_a_tenth_of_what_autograd_keeps",),
+    ),
+    Mutant(
+        "every process holds all shards",
+        "training/memory.py",
+        "moments=2 * FLOAT32 * network.trained // shards",
+        "moments=2 * FLOAT32 * network.trained",
+        (MEMORY + "shards_divide_what_is_held_for_each_weight_and_nothing_else",),
+    ),
+    Mutant(
+        "utilisation is that of one device",
+        "training/monitor.py",
+        "(peak.flops_per_second * processes)",
+        "peak.flops_per_second",
+        (MONITOR + "utilisation_is_the_needed_rate_over_that_of_all_devices",),
+    ),
+    Mutant(
+        "agreement is taken from the first positions",
+        "training/monitor.py",
+        " * len(student) // count",
+        "",
+        (MONITOR + "agreement_of_many_positions_is_taken_from_all_parts_of_them",),
+    ),
+    Mutant(
+        "an excluded token may be the likeliest",
+        "training/monitor.py",
+        "exclude(scores, excluded_ids).argmax(-1)",
+        "scores.argmax(-1)",
+        (MONITOR + "an_excluded_token_is_never_the_likeliest",),
+    ),
+    Mutant(
+        "both sides of the agreement share a head",
+        "training/monitor.py",
+        "_likeliest(target[rows], teacher_head,",
+        "_likeliest(target[rows], student_head,",
+        (MONITOR + "each_side_is_projected_by_its_own_head",),
+    ),
+    Mutant(
+        "the EMA distance is absolute",
+        "training/monitor.py",
+        " / torch.stack(whole).sum()",
+        "",
+        (MONITOR + "the_ema_distance_is_relative_to_the_weights",),
+    ),
+    Mutant(
+        "records weigh alike in the loss of a round",
+        "training/monitor.py",
+        'each["step"] - since',
+        "1 + 0 * since",
+        (
+            MONITOR + "records_of_other_rounds_do_not_enter_the_loss_of_a_round",
+            MONITOR + "the_loss_of_a_round_is_the_mean_over_its_updates",
+        ),
+    ),
+    Mutant(
+        "agreement is measured in every micro-batch",
+        "training/trainer.py",
+        "return last and self.is_recorded(",
+        "return self.is_recorded(",
+        (MONITOR + "agreement_is_measured_once_a_record",),
+    ),
+    Mutant(
+        "a record may lie in two rounds",
+        "training/trainer.py",
+        "control.should_log = args.logging_strategy == IntervalStrategy.STEPS",
+        "pass",
+        (MONITOR + "a_record_stands_at_the_end_of_each_round",),
+    ),
+    Mutant(
+        "seconds begin anew when a run is taken up",
+        "training/trainer.py",
+        "self._seconds = past[-1] if past else 0.0",
+        "self._seconds = 0.0",
+        (MONITOR + "seconds_go_on_when_a_run_is_taken_up",),
+    ),
+    Mutant(
+        "a look takes the place of the record that is due",
+        "training/looks.py",
+        "self.trainer.record(short | self.trainer.where(), time.perf_counter() - begun)",
+        "self.trainer.log(short)",
+        (LOOKS + "the_record_that_is_due_at_a_look_is_kept",),
+    ),
+    Mutant(
+        "the time of a look is training time",
+        "training/looks.py",
+        ", time.perf_counter() - begun)",
+        ")",
+        (LOOKS + "the_time_of_a_look_is_no_training_time",),
+    ),
+    Mutant(
+        "a look draws from the generator of the training",
+        "training/looks.py",
+        "begun = time.perf_counter()\n        if isinstance",
+        "begun = time.perf_counter() + 0 * draw_samples.__globals__['torch'].rand(1).item()\n"
+        "        if isinstance",
+        (LOOKS + "looks_change_no_weight",),
+    ),
+    Mutant(
+        "a look at the end of a round is at the next one's steps",
+        "training/distill.py",
+        "return self.last_round.student_sampling_steps",
+        "return self.round.student_sampling_steps",
+        (LOOKS + "a_look_follows_the_students_steps_from_round_to_round",),
+    ),
+    Mutant(
+        "a run taken up keeps the looks that it repeats",
+        "training/looks.py",
+        "            keep_records(self.path, state.global_step)",
+        "            keep_records(self.path, 10**9)",
+        (LOOKS + "a_run_that_is_looked_at_ends_alike_when_it_is_taken_up",),
+    ),
+    Mutant(
+        "a probe counts one micro-batch of an update",
+        "training/probe.py",
+        "rate = accumulation * flops.total",
+        "rate = flops.total",
+        (ESTIMATE + "the_rate_of_a_probe_is_that_of_whole_updates",),
+    ),
+    Mutant(
+        "a probe goes on into the next round",
+        "training/probe.py",
+        " and not trainer.ends_round(within + 1)",
+        "",
+        (ESTIMATE + "a_probe_stays_within_the_first_round",),
+    ),
+    Mutant(
+        "the oldest checkpoint goes before the newest is whole",
+        "training/estimate.py",
+        "args.save_total_limit + 1",
+        "args.save_total_limit",
+        (ESTIMATE + "the_disk_holds_checkpoints_and_students",),
+    ),
+    Mutant(
+        "a probe writes into the run's folder",
+        "cli/dry_run.py",
+        ' | {"output_dir": folder})',
+        ' | {"output_dir": "o"})',
+        (DRY_RUN + "a_dry_run_writes_nothing_and_reads_no_text",),
     ),
     Mutant(
         "a cut frame of Zstandard is taken for a whole one",

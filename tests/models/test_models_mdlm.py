@@ -354,7 +354,7 @@ def test_a_config_that_cannot_be_is_refused(settings, says):
 
 
 def test_an_unknown_preset_is_refused_by_naming_the_others():
-    with pytest.raises(ValueError, match="unknown preset 'huge'; there are tiny, small"):
+    with pytest.raises(ValueError, match="unknown preset 'huge'; there are tiny, mini, small"):
         preset("huge")
 
 

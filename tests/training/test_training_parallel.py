@@ -207,7 +207,7 @@ def test_one_process_goes_on_with_the_run_of_two(pair, alone, runs, two, tmp_pat
 
 def test_a_run_is_not_gone_on_with_in_updates_of_another_size(alone, runs, two, tmp_path):
     copy_until(alone("plain").folder, tmp_path / "run", 4)
-    with pytest.raises(ValueError, match="batch: 8 in .*, 4 now; set global_batch_size=8"):
+    with pytest.raises(ValueError, match=r"batch: 8 in .*, 4 now; set global_batch_size=8"):
         two.distill(runs, tmp_path / "run", texts=4, resume=True)
 
 

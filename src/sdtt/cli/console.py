@@ -155,6 +155,7 @@ def progress(
     description: str,
     unit: str = "tokens",
     *,
+    status: Callable[[], str] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Callable[[int], None]]:
     """Shows how far some work is, its rate and the time left: a bar on a terminal, else lines.
@@ -163,12 +164,13 @@ def progress(
         total: units of the whole work, None if unknown.
         description: what is being done.
         unit: what is counted.
+        status: what else is to be said at the moment, asked for whenever a line is shown.
         clock: seconds since some moment.
 
     Yields:
         `advance(n)`: n more units are done.
     """
-    meter = _Meter(total, description, unit, clock)
+    meter = _Meter(total, description, unit, clock, status or str)
     if not is_first_process():
         yield lambda _: None
     elif sys.stderr.isatty():
@@ -188,9 +190,15 @@ class _Meter:
     """Counts, and says when a line is due: at each tenth of the total, and after 30 seconds."""
 
     def __init__(
-        self, total: int | None, description: str, unit: str, clock: Callable[[], float]
+        self,
+        total: int | None,
+        description: str,
+        unit: str,
+        clock: Callable[[], float],
+        status: Callable[[], str] = str,
     ) -> None:
         self.total, self.description, self.unit, self.clock = total, description, unit, clock
+        self.status = status
         self.done = 0
         self.start = self.said = clock()
         self.tenth = 0
@@ -202,13 +210,22 @@ class _Meter:
         if tenth >= 10 or (tenth == self.tenth and self.clock() - self.said < LINE_SECONDS):
             return None  # the last line is `finished`
         self.tenth, self.said = tenth, self.clock()
-        return f"{self.description}: {self.share()}, {self.pace()}"
+        return ", ".join([f"{self.description}: {self.share()}", self.pace(), *self.said_beside()])
 
     def finished(self) -> str:
         """The last line."""
         time_taken = duration(self.clock() - self.start)
         rate = f"{self.rate():,.0f} {self.unit}/s"
         return f"{self.description}: {self.done:,} {self.unit} in {time_taken}, {rate}"
+
+    def said_beside(self) -> list[str]:
+        """The status, if there is one."""
+        return [status] if (status := self.status()) else []
+
+    def words(self) -> str:
+        """What stands beside a bar: the bar shows the share, where there is a status to be said."""
+        beside = self.said_beside()
+        return ", ".join([*(beside or [self.share()]), self.pace()])
 
     def rate(self) -> float:
         """Units a second since the start."""
@@ -232,15 +249,19 @@ class _Meter:
 def _bar(meter: _Meter) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
+    from rich.table import Column
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"))
+    one_line = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+    words = TextColumn("{task.fields[words]}", table_column=one_line, markup=False)
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), words)
     # stdout holds results: it is left alone
-    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, redirect_stdout=False, expand=True) as bar:
         task = bar.add_task(meter.description, total=meter.total, words="")
 
         def advance(count: int) -> None:
             meter.advance(count)
-            bar.update(task, advance=count, words=f"{meter.share()}, {meter.pace()}")
+            bar.update(task, advance=count, words=meter.words())
 
         yield advance
 

@@ -5,20 +5,26 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from sdtt.cli.console import note
+from sdtt.cli.dry_run import DryRun
 from sdtt.cli.options import Given, command, resolved
 from sdtt.cli.pretrain import TextSettings
 from sdtt.cli.run_folder import RunFolder
 from sdtt.cli.train import QUIET, WITHHELD, may_differ, run_training, spare, validate
 from sdtt.models.adapters import denoiser_from
-from sdtt.models.checkpoints import load_model, load_tokenizer_of
+from sdtt.models.checkpoints import load_model, load_outline, load_tokenizer_of
 from sdtt.training.distill import SDTTConfig, SDTTTrainer
+from sdtt.training.estimate import estimate_of_distillation
 from sdtt.training.lora import LoraSettings, with_adapters
+from sdtt.training.probe import random_texts
 from sdtt.training.rounds import SAMPLING_STEPS
 from sdtt.training.teacher import DTYPES
+from sdtt.training.trainer import peak_of
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,11 @@ class DistillSettings(TextSettings):
 
 
 def distill(
-    settings: DistillSettings, lora: LoraSettings, run: RunFolder, training: Given[SDTTConfig]
+    settings: DistillSettings,
+    lora: LoraSettings,
+    run: RunFolder,
+    training: Given[SDTTConfig],
+    dry_run: DryRun,
 ) -> None:
     """Distill a model, round by round, into one that needs fewer steps (SDTT).
 
@@ -45,6 +55,9 @@ def distill(
     """
     training = continued(training, settings.model)
     args = training.make(output_dir=str(run.output), **QUIET)
+    if dry_run.dry_run:
+        _plan(settings, lora, training, args, dry_run)
+        return
     tokenizer = load_tokenizer_of(settings.model)
     held = DTYPES[args.teacher_dtype] or torch.float32
     model = load_model(settings.model, dtype=held if lora.lora_rank else torch.float32)
@@ -87,6 +100,32 @@ def continued(training: Given[SDTTConfig], model: Path) -> Given[SDTTConfig]:
         if isinstance(steps, int) and start != steps:
             note(f"{model} is a student of {steps} steps, but the first teacher takes {start}")
     return training
+
+
+def _plan(
+    settings: DistillSettings,
+    lora: LoraSettings,
+    training: Given[SDTTConfig],
+    args: SDTTConfig,
+    dry_run: DryRun,
+) -> None:
+    logging.disable_progress_bar()  # transformers' own, for reading weights
+
+    def load(source: Path) -> Any:
+        return load_model(source, dtype=torch.float32) if dry_run.updates else load_outline(source)
+
+    student = with_adapters(load(settings.model), lora)
+    teacher = None
+    if settings.teacher is not None:
+        mask_token_id = load_tokenizer_of(settings.model).mask_token_id
+        teacher = denoiser_from(load(settings.teacher), mask_token_id)
+    estimate = estimate_of_distillation(args, student, peak_of(args), teacher)
+
+    def trainer(config: Any) -> SDTTTrainer:
+        texts = random_texts(student, config.per_device_train_batch_size)
+        return SDTTTrainer(student, teacher, args=config, train_dataset=texts, eval_dataset=texts)
+
+    dry_run.show(f"distill {settings.model}", estimate, training, trainer)
 
 
 COMMAND = command(

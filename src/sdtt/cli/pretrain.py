@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from sdtt.cli.dry_run import DryRun
 from sdtt.cli.options import Given, command, resolved
 from sdtt.cli.run_folder import RunFolder
 from sdtt.cli.train import QUIET, WITHHELD, may_differ, run_training, spare, validate
@@ -24,9 +25,13 @@ from sdtt.models.causal import CausalConfig, CausalLM
 from sdtt.models.checkpoints import check_folder, load_model, load_tokenizer_of
 from sdtt.models.mdlm import PRESETS, MDLMConfig, MDLMForMaskedLM, preset
 from sdtt.training.disk import SaveFailed
+from sdtt.training.estimate import estimate_of_pretraining
 from sdtt.training.pretrain import CausalTrainer, MDLMTrainer, PretrainConfig, initialise_from
+from sdtt.training.probe import random_texts
 from sdtt.training.state import last_complete_checkpoint
-from sdtt.training.trainer import StreamConfig
+from sdtt.training.trainer import StreamConfig, StreamTrainer, peak_of
+
+TRAINERS: dict[str, type[StreamTrainer]] = {"mdlm": MDLMTrainer, "causal": CausalTrainer}
 
 TOKENIZER_CHARACTERS = 10**8
 """What a tokenizer is trained on at the beginning of a stream."""
@@ -134,18 +139,22 @@ class PretrainSettings(TextSettings):
     )
 
 
-def pretrain(settings: PretrainSettings, run: RunFolder, training: Given[PretrainConfig]) -> None:
+def pretrain(
+    settings: PretrainSettings, run: RunFolder, training: Given[PretrainConfig], dry_run: DryRun
+) -> None:
     """Train a masked diffusion model, or its causal twin, on text.
 
     The model, its tokenizer and its config are written to --output; checkpoints beside them.
     """
     args = training.make(output_dir=str(run.output), **QUIET)
+    if dry_run.dry_run:
+        _plan(settings, training, args, dry_run)
+        return
     tokenizer = _tokenizer(settings, run)
     torch.manual_seed(args.seed)
     model = _model(settings, tokenizer)
     blocks = settings.blocks(tokenizer, model.config.model_length, args)
-    trainer_type = MDLMTrainer if settings.model == "mdlm" else CausalTrainer
-    trainer = trainer_type(model, args, blocks.train, tokenizer)
+    trainer = TRAINERS[settings.model](model, args, blocks.train, tokenizer)
     spare(run, settings.init_from)
     run.open(resolved(settings, run, training), verb="pretrain", may_differ=may_differ(args))
     try:
@@ -171,26 +180,64 @@ def _tokenizer(settings: PretrainSettings, run: RunFolder) -> PreTrainedTokenize
 
 def _model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase) -> BlocksModel:
     source = None if settings.init_from is None else _twin(settings.init_from)
-    if source is None or settings.preset is not None:
-        shape = preset(settings.preset or "tiny").shape
-    else:
-        shape = source.config.shape
-    shape |= {
+    model = _fresh(settings, None if source is None else source.config, _ids_of(tokenizer))
+    if source is not None:
+        initialise_from(model, source)
+    return model
+
+
+def _ids_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
+    return {
         "vocab_size": len(tokenizer),
         "mask_token_id": tokenizer.mask_token_id,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
+
+
+def _fresh(
+    settings: PretrainSettings, source: Any | None, ids: dict[str, int | None]
+) -> BlocksModel:
+    """A model with new weights, in the shape of a preset or of the config of ``init_from``."""
+    if source is None or settings.preset is not None:
+        shape = preset(settings.preset or "tiny").shape
+    else:
+        shape = source.shape
+    shape |= ids
     if settings.length is not None:
         shape["model_length"] = settings.length
-    model: BlocksModel = (
+    return (
         MDLMForMaskedLM(MDLMConfig(**shape))
         if settings.model == "mdlm"
         else CausalLM(CausalConfig(**shape))
     )
-    if source is not None:
-        initialise_from(model, source)
-    return model
+
+
+def _plan(
+    settings: PretrainSettings,
+    training: Given[PretrainConfig],
+    args: PretrainConfig,
+    dry_run: DryRun,
+) -> None:
+    start = settings.init_from
+    source = None if start is None else AutoConfig.from_pretrained(check_folder(start))
+    if settings.tokenizer is not None:
+        ids = _ids_of(load_tokenizer(settings.tokenizer))
+    elif start is not None:
+        ids = _ids_of(load_tokenizer_of(start))
+    else:  # the BPE that would be trained has so many ids at most
+        last = settings.vocab_size - 1
+        ids = {"vocab_size": last + 1, "mask_token_id": last, "bos_token_id": 0, "eos_token_id": 0}
+    with torch.device("cpu" if dry_run.updates else "meta"):
+        model = _fresh(settings, source, ids)
+    estimate = estimate_of_pretraining(args, model, peak_of(args))
+
+    def trainer(config: Any) -> StreamTrainer:
+        texts = random_texts(model, config.per_device_train_batch_size)
+        return TRAINERS[settings.model](model, config, texts)
+
+    title = f"pretrain {settings.model} {settings.preset or start or 'tiny'}"
+    dry_run.show(title, estimate, training, trainer)
 
 
 def _twin(folder: Path) -> BlocksModel:

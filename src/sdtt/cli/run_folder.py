@@ -18,6 +18,7 @@ RUN_ENTRIES = (
     "metrics.jsonl",
     "checkpoint-*",
     "students",
+    "samples.jsonl",
     "config.json",
     "generation_config.json",
     "*.safetensors",

@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from transformers import PrinterCallback, TrainerCallback
+from transformers import (
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.utils import logging
 
 from sdtt.cli.console import note, progress
@@ -14,6 +20,7 @@ from sdtt.cli.run_folder import RunFolder
 from sdtt.evaluation.nelbo import validation_nelbo
 from sdtt.models.adapters import network_of
 from sdtt.models.causal import CausalLM
+from sdtt.training.rounds import RoundPlan
 from sdtt.training.signals import Interrupted
 from sdtt.training.state import last_complete_checkpoint
 from sdtt.training.trainer import METRICS, StreamConfig, StreamTrainer
@@ -40,6 +47,7 @@ MAY_DIFFER = frozenset(
     | {"per_device_train_batch_size", "gradient_accumulation_steps", "global_batch_size"}
     | {"fsdp", "fsdp_config", "teacher_sharding", "gather_dtype"}
     | {"on_nonfinite", "max_skipped", "ema_device", "override_on_resume"}
+    | {"sample_every", "sample_count", "sample_steps", "sample_sampler", "judge", "peak_tflops"}
 )
 """Keys that a resumed run may change: they change no weight by more than rounding.
 
@@ -60,6 +68,58 @@ class _Advance(TrainerCallback):
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.advance(self.tokens_per_update)
+
+
+class Dashboard(TrainerCallback):
+    """The one line that says how a run is: round, update, loss, MFU, and the last samples.
+
+    Args:
+        updates: Of the run.
+        plan: Its rounds, where it has some.
+    """
+
+    def __init__(self, updates: int, plan: RoundPlan | None = None) -> None:
+        self.updates, self.plan = updates, plan
+        self.step = 0
+        self.latest: dict[str, Any] = {}
+        self.samples: dict[str, dict[int, float]] = {}
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **_: Any,
+    ) -> None:
+        """Takes the update."""
+        self.step = state.global_step
+
+    def on_log(self, *_: Any, logs: dict[str, Any] | None = None, **__: Any) -> None:
+        """Takes the figures of a record."""
+        self.latest |= logs or {}
+        looks = {name: value for name, value in (logs or {}).items() if name.startswith("sample_")}
+        if looks:  # other steps than those of the last look are no longer true
+            self.samples = {}
+        for name, value in looks.items():
+            figure, steps = name.removeprefix("sample_").split("_")
+            self.samples.setdefault(figure, {})[int(steps)] = value
+
+    def line(self) -> str:
+        """Such as "round 2/5, update 1,200/5,000, loss 0.0123, entropy 3.80 in 8 steps"."""
+        parts = [f"update {self.step:,}/{self.updates:,}"]
+        if self.plan is not None:
+            now = self.plan.at(max(self.step - 1, 0))
+            parts.insert(0, f"round {now.index + 1}/{self.plan.rounds}")
+        if "loss" in self.latest:
+            parts.append(f"loss {self.latest['loss']:.4g}")
+        if "mfu" in self.latest:
+            parts.append(f"MFU {self.latest['mfu']:.2f}")
+        entropies, perplexities = (self.samples.get(n, {}) for n in ("entropy", "perplexity"))
+        if entropies:
+            steps = sorted(entropies)[len(entropies) // 2]
+            judged = f"perplexity {perplexities[steps]:.4g}, " if steps in perplexities else ""
+            parts.append(f"{judged}entropy {entropies[steps]:.2f} in {steps} steps")
+        return ", ".join(parts)
 
 
 def spare(run: RunFolder, source: Path | None) -> None:
@@ -95,7 +155,16 @@ def run_training(
     done = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
     tokens_per_update = round(trainer.mean_tokens_per_update)
     total = (trainer.args.max_steps - done) * tokens_per_update
-    with progress(total, description) if total > 0 else nullcontext(lambda _: None) as advance:
+    board = Dashboard(trainer.args.max_steps, getattr(trainer, "plan", None))
+    trainer.add_callback(board)
+    if trainer.peak.flops_per_second is None:
+        note(f"MFU is left out: {trainer.peak.source}")
+    shown = (
+        progress(total, description, status=board.line)
+        if total > 0
+        else nullcontext(lambda _: None)
+    )
+    with shown as advance:
         trainer.add_callback(_Advance(advance, tokens_per_update))
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

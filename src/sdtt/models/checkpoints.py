@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoTokenizer,
@@ -53,6 +54,22 @@ def load_model(
                 f"{first}; the file is not of this model"
             )
     return model.eval()
+
+
+def load_outline(source: str | Path) -> Any:
+    """A masked language model of the shape that a config says, on the meta device: no weights.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    check_folder(source)
+    try:
+        config = AutoConfig.from_pretrained(source)
+        with torch.device("meta"):
+            return AutoModelForMaskedLM.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"cannot read a masked language model from {source}: {reason}") from error
 
 
 def on_accelerator(model: Any) -> Any:

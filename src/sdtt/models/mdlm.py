@@ -24,6 +24,8 @@ _PAPER = {"model_length": 1024, "vocab_size": 50258, "cond_dim": 128, "condition
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_dim": 128, "n_blocks": 4, "n_heads": 4, "model_length": 64, "vocab_size": 1024}
     | {"hidden_act": "gelu", "tie_word_embeddings": True},
+    "mini": {"hidden_dim": 256, "n_blocks": 6, "n_heads": 4, "model_length": 128}
+    | {"vocab_size": 4096, "hidden_act": "gelu", "tie_word_embeddings": True},
     "small": _PAPER | {"hidden_dim": 768, "n_blocks": 12, "n_heads": 12},
     "medium": _PAPER | {"hidden_dim": 1024, "n_blocks": 24, "n_heads": 16},
     "large": _PAPER | {"hidden_dim": 1536, "n_blocks": 24, "n_heads": 16},
@@ -31,7 +33,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "3b": _PAPER | {"hidden_dim": 3072, "n_blocks": 26, "n_heads": 32},
     "8b": _PAPER | {"hidden_dim": 4096, "n_blocks": 40, "n_heads": 32},
 }
-"""The demo's shape, and the sizes of the paper (SDTT, sec. 5): 169M, 424M, 863M, 1.3B, 3B, 8B."""
+"""The demo's shape, one for an evening of two CPU cores, and the sizes of the paper (SDTT, sec. 5):
+169M, 424M, 863M, 1.3B, 3B, 8B."""
 
 
 class MDLMConfig(BlocksConfig):

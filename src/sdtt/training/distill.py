@@ -24,7 +24,9 @@ from sdtt.diffusion.tiled import tiled_divergence
 from sdtt.models.adapters import network_of
 from sdtt.training.early_stop import Plateau, check_early_stop, shares
 from sdtt.training.ema import with_weights
+from sdtt.training.flops import Flops, distillation_flops, expected_passes, shape_of
 from sdtt.training.lora import save_model
+from sdtt.training.monitor import mean_since
 from sdtt.training.rates import (
     WITHOUT_LAW,
     RoundRates,
@@ -364,6 +366,36 @@ class SDTTTrainer(StreamTrainer):
         """The round of the update at hand."""
         return self.plan.at(self.state.global_step)
 
+    @property
+    def last_round(self) -> Round:
+        """The round of the update that was done last; the first before any."""
+        return self.plan.at(max(self.state.global_step - 1, 0))
+
+    def where(self) -> dict[str, float]:
+        """The round of the update that was done last, from 1, and its student's steps."""
+        now = self.last_round
+        return {"round": now.index + 1, "student_sampling_steps": now.student_sampling_steps}
+
+    @property
+    def student_steps(self) -> int:
+        """Those of the round of the update that was done last."""
+        return self.last_round.student_sampling_steps
+
+    def ends_round(self, step: int) -> bool:
+        """Whether the update that makes ``step`` of them is the last of its round."""
+        return self.plan.ends_at(step - 1)
+
+    def update_flops(self) -> Flops:
+        """The student's pass and backward pass, the teacher's passes, the rows projected."""
+        now = self.last_round
+        return distillation_flops(
+            self.network,
+            shape_of(self.teacher),
+            expected_passes(self.schedule, now.dt, now.teacher_steps, self.stream.length),
+            texts=self.stream.batch,
+            length=self.stream.length,
+        )
+
     def items(self, x: Tensor, places: list[int]) -> int:
         """Masked positions."""
         return int(self.noise(places, x.shape[1]).masked(self.schedule).sum())
@@ -383,6 +415,8 @@ class SDTTTrainer(StreamTrainer):
         real = noise.attention_mask(x.device)
         z = mask(x, noise.masked(self.schedule).to(x.device), teacher.mask_token_id)
         rows = (z == teacher.mask_token_id).flatten().nonzero().squeeze(-1)
+        if torch.is_grad_enabled():  # held-out texts are not trained on
+            self.monitor.count(len(rows))
         if len(rows):
             times = self.time_grid(noise.t, now.dt, now.teacher_steps, self.schedule)
             with self._precision():
@@ -393,6 +427,8 @@ class SDTTTrainer(StreamTrainer):
             teacher.make_up(now.teacher_steps)
 
         def objective(hidden: Tensor, head: Any) -> Tensor:
+            if torch.is_grad_enabled() and self.compares:
+                self.monitor.compare(hidden, head, target, teacher.head, teacher.excluded_ids)
             return tiled_divergence(
                 hidden,
                 head,
@@ -529,10 +565,11 @@ class SDTTTrainer(StreamTrainer):
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the round to every record."""
-        now = self.plan.at(max(self.state.global_step - 1, 0))
-        logs["round"] = now.index + 1
-        logs["student_sampling_steps"] = now.student_sampling_steps
+        """Adds the round to every record, and the mean loss of the round so far."""
+        logs |= self.where()
+        if "loss" in logs:
+            record = logs | {"step": self.state.global_step}
+            logs["round_loss"] = mean_since(self.state.log_history, record)
         super().log(logs, start_time)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

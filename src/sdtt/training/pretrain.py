@@ -13,6 +13,7 @@ from sdtt.diffusion.noise import mask
 from sdtt.diffusion.tiled import tiled_cross_entropy
 from sdtt.models.blocks import BlocksModel
 from sdtt.training.finite import Batch
+from sdtt.training.flops import Flops, masked_share
 from sdtt.training.stream import is_real
 from sdtt.training.trainer import StreamConfig, StreamTrainer
 
@@ -69,12 +70,17 @@ class MDLMTrainer(StreamTrainer):
         """Masked positions."""
         return int(self.noise(places, x.shape[1]).masked(self.schedule).sum())
 
+    def update_flops(self) -> Flops:
+        """A pass and its backward pass; the masked rows are projected."""
+        return self.flops_with_rows(masked_share(self.schedule, self.smallest_time))
+
     def loss_sum(self, model: nn.Module, x: Tensor, places: list[int]) -> Tensor:
         """The NELBO of the texts, summed, in nats."""
         denoiser = self.accelerator.unwrap_model(self.model)
         noise = self.noise(places, x.shape[1])
         masked = noise.masked(self.schedule).to(x.device)
         rows = masked.flatten().nonzero().squeeze(-1)
+        self.monitor.count(len(rows))
         weights = nelbo_weight(noise.t, self.schedule).float().to(x.device)[rows // x.shape[1]]
 
         def objective(hidden: Tensor, head: Any) -> Tensor:
@@ -114,6 +120,10 @@ class CausalTrainer(StreamTrainer):
     def items(self, x: Tensor, places: list[int]) -> int:
         """Tokens."""
         return self.tokens_of(places, x.shape[1])
+
+    def update_flops(self) -> Flops:
+        """A pass and its backward pass; all rows are projected."""
+        return self.flops_with_rows(1.0)
 
     def loss_sum(self, model: nn.Module, x: Tensor, places: list[int]) -> Tensor:
         """-log p of the texts, summed, in nats."""

@@ -25,6 +25,7 @@ FREE = frozenset(
     {"per_device_train_batch_size", "global_batch_size"}  # the texts of an update are recorded
     | {"gradient_accumulation_steps", "gather_dtype", "teacher_sharding", "merge_lora"}
     | {"logging_steps", "save_steps", "save_total_limit", "logging_nan_inf_filter"}
+    | {"sample_every", "sample_count", "sample_steps", "sample_sampler", "judge", "peak_tflops"}
     | {"on_nonfinite", "max_skipped", "ema_device", "override_on_resume"}
 )
 FIXED = frozenset({"student", "optim"})

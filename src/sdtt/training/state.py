@@ -20,6 +20,7 @@ blocks begin. A folder without a matching manifest is not a checkpoint: it is ne
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable
@@ -103,6 +104,22 @@ def write_aside(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)
+
+
+def keep_records(path: Path, step: int) -> None:
+    """Drops the records of updates after ``step``, which a run taken up there writes again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [line for line in lines if _step(line) <= step]
+    write_aside(path, "".join(line + "\n" for line in kept))
+
+
+def _step(record: str) -> float:
+    """The update of a record; past all others if a kill has cut it short."""
+    try:
+        return float(json.loads(record)["step"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf
 
 
 def _digest(path: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What all our Trainers share: data order, noise by name, EMA, records, whole checkpoints."""
 
 import json
-import math
 import os
 import time
 from abc import ABC, abstractmethod
@@ -9,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import safetensors.torch
 import torch
@@ -23,7 +22,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 from transformers.utils import logging
 
 from sdtt.diffusion.noise import SCHEDULES
@@ -39,8 +38,12 @@ from sdtt.training.disk import (
 )
 from sdtt.training.ema import Ema
 from sdtt.training.finite import Batch
+from sdtt.training.flops import Flops, shape_of, training_flops
 from sdtt.training.guard import Guard
+from sdtt.training.looks import Looks
+from sdtt.training.monitor import Monitor, ema_distance
 from sdtt.training.parallel import ParallelTrainer
+from sdtt.training.peak import Peak, peak_rate, precision_of
 from sdtt.training.settings import (
     Changes,
     apply_changes,
@@ -58,16 +61,18 @@ from sdtt.training.state import (
     Progress,
     delete_old_checkpoints,
     fault,
+    keep_records,
     last_complete_checkpoint,
     newest_marked,
     save_into,
-    write_aside,
 )
 from sdtt.training.stream import Noise, Stream, collate, lengths_of, noise_of
 
 logger = logging.get_logger(__name__)
 
 METRICS = "metrics.jsonl"
+
+SamplerWithSteps = Literal["dilated", "ancestral", "confidence", "analytic"]
 
 
 @dataclass
@@ -139,6 +144,29 @@ class StreamConfig(TrainingArguments):
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "never: a loss that is not finite is to be seen"}
     )
+    sample_every: int = field(
+        default=0, metadata={"help": "updates between two looks at samples; 0: none"}
+    )
+    sample_count: int = field(
+        default=8, metadata={"help": "samples of a look, at each number of steps"}
+    )
+    sample_steps: tuple[int, ...] = field(
+        default=(),
+        metadata={
+            "help": "sampling steps of a look; by default the student's own, a quarter and 4 times"
+        },
+    )
+    sample_sampler: SamplerWithSteps = field(
+        default="dilated", metadata={"help": "sampler of a look"}
+    )
+    judge: str | None = field(
+        default=None,
+        metadata={"help": "causal language model that scores the looks: folder or hub name"},
+    )
+    peak_tflops: float | None = field(
+        default=None,
+        metadata={"help": "peak rate of a device in TFLOP/s, for MFU; looked up or measured"},
+    )
 
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
@@ -165,6 +193,26 @@ class StreamConfig(TrainingArguments):
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
         if not 0 <= self.variable_length <= 1:
             raise ValueError(f"variable_length must lie in [0, 1], got {self.variable_length}")
+        self._check_looks()
+
+    def _check_looks(self) -> None:
+        if self.sample_every < 0:
+            raise ValueError(f"sample_every must be at least 0, got {self.sample_every}")
+        for name, value in (("judge", self.judge), ("sample_steps", self.sample_steps)):
+            if value and not self.sample_every:
+                raise ValueError(f"{name} says how samples are looked at: set sample_every too")
+        if self.sample_sampler not in get_args(SamplerWithSteps):
+            raise ValueError(
+                f"sample_sampler must be one of {', '.join(get_args(SamplerWithSteps))}, "
+                f"got {self.sample_sampler!r}"
+            )
+        if self.sample_count < 1:
+            raise ValueError(f"sample_count must be at least 1, got {self.sample_count}")
+        wrong = [steps for steps in self.sample_steps if steps < 1]
+        if wrong:
+            raise ValueError(f"sample_steps must be at least 1, got {wrong[0]}")
+        if self.peak_tflops is not None and self.peak_tflops <= 0:
+            raise ValueError(f"peak_tflops must be above 0, got {self.peak_tflops:g}")
 
     @property
     def texts_per_update(self) -> int:
@@ -175,11 +223,17 @@ class StreamConfig(TrainingArguments):
         return micro_batch * self.world_size * self.gradient_accumulation_steps
 
 
+def peak_of(args: StreamConfig) -> Peak:
+    """How fast the device of a process could multiply, in the precision of the networks."""
+    precision = precision_of(bf16=args.bf16, fp16=args.fp16, device=args.device)
+    return peak_rate(args.device, precision, args.peak_tflops)
+
+
 class StreamTrainer(ParallelTrainer, ABC):
     """A Trainer whose every random number is named, and whose checkpoints are whole or ignored.
 
-    A subclass gives ``smallest_time``, ``items`` and ``loss_sum``. The loss of an update is
-    sum(loss_sum) / sum(items) over all its micro-batches and processes.
+    A subclass gives ``smallest_time``, ``items``, ``loss_sum`` and ``update_flops``. The loss of an
+    update is sum(loss_sum) / sum(items) over all its micro-batches and processes.
 
     Args:
         model: The network to train.
@@ -259,12 +313,16 @@ class StreamTrainer(ParallelTrainer, ABC):
                 "beside the weights: leave ema_device out"
             )
         self.ema = Ema(model, args.ema_decay, args.ema_device) if args.ema_decay else None
+        self.network = shape_of(model)
+        self.monitor = Monitor()
+        self.peak = peak_of(args)
         self.skipped_updates = 0
         self._nothing_to_learn = False
         self.changes: Changes = {}
         self.guard = Guard(self)
         self.records = Records(Path(args.output_dir or "."))
-        for callback in (_AfterUpdate(self), self.records, self.guard):
+        looks = [Looks(self)] if args.sample_every else []
+        for callback in (_AfterUpdate(self), *looks, self.records, self.guard):
             self.add_callback(callback)
         self.start_clock()
 
@@ -284,6 +342,46 @@ class StreamTrainer(ParallelTrainer, ABC):
     def lessons(self, x: Tensor, places: list[int], items: int) -> int:  # noqa: ARG002
         """How many of the ``items`` it learns from; an update without any is skipped."""
         return items
+
+    @abstractmethod
+    def update_flops(self) -> Flops:
+        """What the update that was done last, or is to be the first, asks of all processes."""
+
+    def flops_with_rows(self, share: float) -> Flops:
+        """A pass over the texts of an update and back, with a share of their rows projected."""
+        texts, length = self.stream.batch, self.stream.length
+        return training_flops(
+            self.network,
+            texts=texts,
+            length=length,
+            rows=share * texts * length,
+        )
+
+    def where(self) -> dict[str, float]:
+        """What a record says of the place of the last update in the plan of the run."""
+        return {}
+
+    @property
+    def student_steps(self) -> int | None:
+        """The sampling steps that the model is trained for; None if for none in particular."""
+        return None
+
+    def ends_round(self, step: int) -> bool:  # noqa: ARG002
+        """Whether a round ends with the update that makes ``step`` of them."""
+        return False
+
+    def is_recorded(self, step: int) -> bool:
+        """Whether there will be a record when ``step`` updates are done."""
+        if self.args.logging_strategy != IntervalStrategy.STEPS:
+            return False
+        regular = step % self.state.logging_steps == 0
+        return regular or self.ends_round(step) or (step == 1 and self.args.logging_first_step)
+
+    @property
+    def compares(self) -> bool:
+        """Whether this is the last micro-batch of an update that is recorded."""
+        last: bool = self.accelerator.sync_gradients
+        return last and self.is_recorded(self.state.global_step + 1)
 
     def noise(self, places: list[int], length: int) -> Noise:
         """The noise of the texts at these places."""
@@ -388,15 +486,30 @@ class StreamTrainer(ParallelTrainer, ABC):
             self.guard.watch.see_gradients()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the speed since the last record to it."""
-        now, step = time.perf_counter(), self.state.global_step
+        """Adds to a record what ``monitor`` describes."""
         if "loss" in logs:
             self.guard.correct(logs)
-        seconds, updates = now - self._last_log[0], step - self._last_log[1]
+        updates = self.state.global_step - self._last_log[1]
         if "loss" in logs and updates > 0:
-            places = range((step - updates) * self.stream.batch, step * self.stream.batch)
-            logs["tokens_per_second"] = self.tokens_of(places, self.stream.length) / seconds
-        self.start_clock()
+            now = time.perf_counter()
+            seconds = now - self._last_log[0]
+            step, batch = self.state.global_step, self.stream.batch
+            places = range((step - updates) * batch, step * batch)
+            tokens = self.tokens_of(places, self.stream.length)
+            self._last_log = (now, step)
+            self._seconds += seconds
+            logs |= self.monitor.figures(
+                seconds=seconds,
+                tokens=tokens,
+                processes=self.args.world_size,
+                # of whole texts; padding is not needed
+                flops=self.update_flops().total * tokens / (batch * self.stream.length),
+                peak=self.peak,
+            )
+            if self.ema is not None:
+                model = self.accelerator.unwrap_model(self.model)
+                logs["ema_distance"] = ema_distance(self.ema.shadow, dict(model.named_parameters()))
+            logs["seconds"] = self._seconds
         super().log(logs, start_time)
 
     def record(self, values: dict[str, float], seconds: float = 0.0) -> None:
@@ -407,7 +520,9 @@ class StreamTrainer(ParallelTrainer, ABC):
         self.control.should_log = due  # a record of the loss is not done by this one
 
     def start_clock(self) -> None:
-        """Speed is measured from here on."""
+        """Speed is measured from here on; seconds go on from the last record of the run."""
+        past = [each["seconds"] for each in self.state.log_history if "seconds" in each]
+        self._seconds = past[-1] if past else 0.0
         self._last_log = (time.perf_counter(), self.state.global_step)
 
     def train(
@@ -579,8 +694,12 @@ class _AfterUpdate(TrainerCallback):
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         self.trainer.before_step()
 
-    def on_step_end(self, *_: Any, **__: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self.trainer.after_update()
+        if self.trainer.ends_round(state.global_step):  # no record lies in two rounds
+            control.should_log = args.logging_strategy == IntervalStrategy.STEPS
 
 
 class Records(TrainerCallback):
@@ -604,10 +723,7 @@ class Records(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self.waiting.clear()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        kept = [line for line in lines if _step(line) <= state.global_step]
-        write_aside(self.path, "".join(line + "\n" for line in kept))
+        keep_records(self.path, state.global_step)
 
     def on_log(
         self,
@@ -637,14 +753,6 @@ class Records(TrainerCallback):
             )
         else:
             self.waiting.clear()
-
-
-def _step(record: str) -> float:
-    """The update of a record; past all others if a kill has cut it short."""
-    try:
-        return float(json.loads(record)["step"])
-    except (ValueError, TypeError, KeyError):
-        return math.inf
 
 
 def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> None:

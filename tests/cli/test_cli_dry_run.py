@@ -1,0 +1,135 @@
+"""Claims about `--dry-run`: a plan is printed, nothing is written."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from sdtt.cli import app
+from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
+from sdtt.training.distill import SDTTConfig
+
+DISTILL = ["--rounds", "2", "--steps-per-round", "5", "--start-steps", "16", "--use-cpu"]
+PLAN = ["--dry-run", "--probe-updates", "0"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    torch.manual_seed(0)
+    shape = {"vocab_size": 40, "model_length": 8, "hidden_dim": 16, "n_blocks": 1, "n_heads": 2}
+    MDLMForMaskedLM(MDLMConfig(**shape)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """An empty working folder: whatever a dry run writes would be seen in it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def distill(model, *words):
+    return run("distill", "--model", model, "--data", "absent.txt", "--output", "o", *words)
+
+
+def record(result):
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_a_dry_run_writes_nothing_and_reads_no_text(model, home):
+    result = distill(model, *DISTILL, "--dry-run", "--probe-updates", "2")
+    assert result.exit_code == 0, result.stderr
+    assert list(home.iterdir()) == []
+
+
+def test_a_dry_run_prints_each_round(model):
+    out = distill(model, *DISTILL, *PLAN).stdout
+    assert "16 > 8" in out
+    assert "8 > 4" in out
+    assert f"{SDTTConfig('o', use_cpu=True).learning_rate:.3g}" in out
+
+
+def test_the_json_of_a_dry_run_holds_the_plan_and_its_sums(model):
+    plan = record(distill(model, *DISTILL, *PLAN, "--json"))
+    assert [stage["student_steps"] for stage in plan["stages"]] == [8, 4]
+    assert plan["updates"] == 10
+    assert plan["tokens"] == 10 * 64 * 8
+    assert plan["flops"] == sum(stage["flops"] for stage in plan["stages"])
+    parts = [size for name, size in plan["memory"].items() if name != "total"]
+    assert plan["memory"]["total"] == sum(parts)
+    assert plan["hours"] is None
+
+
+def test_a_probe_gives_hours(model):
+    plan = record(distill(model, *DISTILL, "--dry-run", "--probe-updates", "2", "--json"))
+    expected = plan["flops"] / plan["probe"]["flops_per_second"] / 3600
+    assert plan["hours"] == pytest.approx(expected)
+
+
+def test_an_assumed_share_of_a_given_rate_gives_hours_without_a_probe(model):
+    words = ["--dry-run", "--assumed-mfu", "0.5", "--peak-tflops", "2", "--json"]
+    plan = record(distill(model, *DISTILL, *words))
+    assert plan["hours"] == pytest.approx(plan["flops"] / 1e12 / 3600)
+    assert plan["probe"] is None
+
+
+@pytest.mark.parametrize("kind", ["mdlm", "causal"])
+def test_a_pretraining_is_planned_with_the_vocabulary_it_would_train(home, kind):
+    words = ["--model", kind, "--data", "absent.txt", "--output", "o", "--max-steps", "7"]
+    words += [
+        "--vocab-size",
+        "300",
+        "--length",
+        "16",
+        "--warmup-steps",
+        "2",
+        "--use-cpu",
+        *PLAN,
+        "--json",
+    ]
+    plan = record(run("pretrain", *words))
+    tiny = 4 * 12 * 128 * 128 + 300 * 128
+    assert plan["parameters"] == pytest.approx(tiny, rel=0.02)
+    assert plan["tokens"] == 7 * 64 * 16
+    assert list(home.iterdir()) == []
+
+
+def test_a_pretraining_is_probed(home):
+    words = ["--data", "absent.txt", "--output", "o", "--length", "8", "--vocab-size", "300"]
+    words += ["--per-device-train-batch-size", "2", "--use-cpu"]
+    plan = record(run("pretrain", *words, "--dry-run", "--probe-updates", "2", "--json"))
+    assert plan["probe"]["updates"] == 1
+    assert plan["hours"] > 0
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--probe-updates", "3"], "--probe-updates is for --dry-run"),
+        (["--json"], "--json is for --dry-run"),
+        (["--dry-run", "--probe-updates", "-1"], "probe_updates must be at least 0, got -1"),
+        (["--dry-run", "--assumed-mfu", "1.5"], "assumed_mfu must lie in (0, 1], got 1.5"),
+        (["--dry-run", "--assumed-mfu", "0.3", "--probe-updates", "3"], "leave one of them out"),
+        ([*PLAN, "--rounds", "5"], "below one step"),
+    ],
+)
+def test_a_dry_run_that_cannot_be_is_refused_in_words(model, home, words, message):
+    result = distill(model, *DISTILL, *words)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert list(home.iterdir()) == []
+
+
+def test_a_dry_run_of_a_missing_model_names_it():
+    result = distill(Path("absent"), *DISTILL, *PLAN)
+    assert result.exit_code == 2
+    assert "there is no model folder absent" in result.stderr

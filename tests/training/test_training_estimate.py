@@ -1,0 +1,142 @@
+"""Claims about what a run is said to ask for."""
+
+import pytest
+
+from sdtt.training.distill import SDTTConfig
+from sdtt.training.estimate import estimate_of_distillation, estimate_of_pretraining
+from sdtt.training.peak import Peak
+from sdtt.training.pretrain import CausalTrainer, MDLMTrainer, PretrainConfig
+from sdtt.training.probe import FOR_PROBE, probe, random_texts
+
+PEAK = Peak(1e9, "1e-3 TFLOP/s of a test")
+
+
+def distillation(runs, output, **settings):
+    default = {"rounds": 3, "steps_per_round": 5, "start_steps": 32, "ema_decay": 0.9}
+    return SDTTConfig(str(output), **runs.QUIET | default | settings)
+
+
+def test_each_round_is_a_stage(tmp_path, runs):
+    estimate = estimate_of_distillation(distillation(runs, tmp_path), runs.masked_model(), PEAK)
+    stages = [(s.teacher_steps, s.student_steps, s.updates) for s in estimate.stages]
+    assert stages == [(32, 16, 5), (16, 8, 5), (8, 4, 5)]
+    assert (estimate.updates, estimate.tokens) == (15, 15 * 64 * 8)
+
+
+def test_the_operations_of_a_stage_are_those_that_its_updates_count(tmp_path, runs):
+    settings = {"steps_per_round": 2, "per_device_train_batch_size": 4, "start_steps": 8}
+    args = distillation(runs, tmp_path, **settings)
+    student, teacher = runs.masked_model(), runs.masked_model(1, n_blocks=3)
+    estimate = estimate_of_distillation(args, student, PEAK, teacher)
+    trainer = runs.distiller(tmp_path, student, teacher, **settings | {"rounds": 3})
+    counted = [trainer.update_flops().total]
+    log = trainer.log
+
+    def at_record(logs, *rest):
+        if "loss" in logs:
+            counted.append(trainer.update_flops().total)
+        log(logs, *rest)
+
+    trainer.log = at_record
+    trainer.train()
+    expected = [counted[0], counted[4], counted[6]]
+    assert [stage.flops for stage in estimate.stages] == pytest.approx([2 * n for n in expected])
+
+
+@pytest.mark.parametrize("kind", [MDLMTrainer, CausalTrainer])
+def test_the_operations_of_a_pretraining_are_those_that_its_updates_count(tmp_path, runs, kind):
+    model = runs.masked_model() if kind is MDLMTrainer else runs.causal_model()
+    trainer = runs.pretrainer(kind, tmp_path, model, gradient_accumulation_steps=3)
+    estimate = estimate_of_pretraining(trainer.args, model, PEAK)
+    assert (estimate.texts, estimate.updates) == (12, 6)
+    assert estimate.flops == pytest.approx(6 * trainer.update_flops().total)
+
+
+def test_hours_at_an_assumed_share_are_the_operations_over_the_rate(tmp_path, runs):
+    estimate = estimate_of_distillation(distillation(runs, tmp_path), runs.masked_model(), PEAK)
+    assert estimate.hours is None
+    assumed = estimate.assuming(0.4)
+    assert assumed.hours == pytest.approx(estimate.flops / 0.4e9 / 3600)
+    assert "assumed MFU of 0.4" in assumed.basis
+
+
+def test_no_hours_can_be_assumed_of_an_unknown_device(tmp_path, runs):
+    unknown = Peak(None, "the rate of X is not known here: give peak_tflops")
+    estimate = estimate_of_distillation(distillation(runs, tmp_path), runs.masked_model(), unknown)
+    with pytest.raises(ValueError, match="give peak_tflops"):
+        estimate.assuming(0.4)
+
+
+@pytest.mark.parametrize(
+    ("saving", "checkpoints"),
+    [
+        ({"save_steps": 5.0, "save_total_limit": 2}, 3),  # the third is whole before one goes
+        ({"save_steps": 5.0, "save_total_limit": None}, 3),
+        ({"save_steps": 100.0}, 1),
+        ({"save_steps": 0.5}, 2),
+        ({"save_strategy": "no"}, 0),
+    ],
+)
+def test_the_disk_holds_checkpoints_and_students(tmp_path, runs, saving, checkpoints):
+    model = runs.masked_model()
+    args = distillation(runs, tmp_path, **saving)
+    estimate = estimate_of_distillation(args, model, PEAK)
+    students = 3 * 2 * 4 * model.num_parameters()  # with their EMA
+    assert estimate.disk_bytes == checkpoints * estimate.checkpoint_bytes + students
+
+
+def test_a_pretraining_holds_no_teacher(tmp_path, runs):
+    args = PretrainConfig(str(tmp_path), **runs.QUIET)
+    memory = estimate_of_pretraining(args, runs.masked_model(), PEAK).memory
+    assert (memory.teacher, memory.ema) == (0, 0)
+
+
+# ---------------------------------------------------------------- the probe
+
+
+def probing(runs, output, **settings):
+    model = runs.masked_model()
+    made = []
+
+    def trainer():
+        made.append(
+            runs.distiller(output, model, data=random_texts(model, 4), **settings | FOR_PROBE)
+        )
+        return made[-1]
+
+    return trainer, made
+
+
+def test_a_probe_makes_as_many_updates_as_it_is_told_and_no_more(tmp_path, runs):
+    trainer, made = probing(runs, tmp_path)
+    result = probe(trainer, updates=3, accumulation=1)
+    assert made[0].state.global_step == 3
+    assert result.updates == 2  # the first is not timed
+
+
+def test_a_probe_stays_within_the_first_round(tmp_path, runs):
+    trainer, made = probing(runs, tmp_path, steps_per_round=3)
+    probe(trainer, updates=20, accumulation=1)
+    assert made[0].state.global_step == 2
+    assert list(tmp_path.rglob("*.safetensors")) == []
+
+
+def test_the_rate_of_a_probe_is_that_of_whole_updates(tmp_path, runs):
+    trainer, made = probing(runs, tmp_path)
+    result = probe(trainer, updates=3, accumulation=5)
+    needed = 5 * made[0].update_flops().total
+    assert result.flops_per_second * result.seconds_per_update == pytest.approx(needed)
+
+
+def test_hours_from_a_probe_scale_with_the_operations_of_each_round(tmp_path, runs):
+    estimate = estimate_of_distillation(distillation(runs, tmp_path), runs.masked_model(), PEAK)
+    trainer, _ = probing(runs, tmp_path)
+    result = probe(trainer, updates=2, accumulation=1)
+    probed = estimate.probed(result)
+    assert probed.hours == pytest.approx(estimate.flops / result.flops_per_second / 3600)
+    assert "1 update on this machine" in probed.basis
+
+
+def test_random_texts_hold_every_id_but_mask(runs):
+    texts = random_texts(runs.masked_model(mask_token_id=7), 500)
+    assert sorted(texts.unique().tolist()) == [i for i in range(20) if i != 7]

@@ -1,0 +1,51 @@
+"""Claims about the rate that utilisation is a share of."""
+
+import pytest
+import torch
+
+from sdtt.training.peak import peak_rate, precision_of
+
+GPU, CPU = torch.device("cuda"), torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "tera"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bfloat16", 989.4),
+        ("NVIDIA H100 PCIe", "bfloat16", 756.0),
+        ("NVIDIA A100-SXM4-80GB", "tf32", 156.0),
+        ("NVIDIA A100-SXM4-80GB", "float32", 19.5),
+        ("NVIDIA L4", "float16", 121.0),
+        ("NVIDIA L40S", "bfloat16", 362.0),
+    ],
+)
+def test_the_rate_of_a_known_gpu_is_that_of_its_data_sheet(name, precision, tera):
+    assert peak_rate(GPU, precision, name=name).flops_per_second == pytest.approx(tera * 1e12)
+
+
+@pytest.mark.parametrize("name", ["NVIDIA A10G", "NVIDIA GH200 480GB", "Something New"])
+def test_an_unknown_gpu_has_no_rate_and_the_way_out_is_named(name):
+    peak = peak_rate(GPU, "bfloat16", name=name)
+    assert peak.flops_per_second is None
+    assert name in peak.source
+    assert "peak_tflops" in peak.source
+
+
+def test_a_given_rate_goes_before_all_others():
+    assert peak_rate(GPU, "bfloat16", 12.5, "NVIDIA H100").flops_per_second == 12.5e12
+
+
+def test_a_cpu_is_measured_once():
+    first, second = peak_rate(CPU, "float32"), peak_rate(CPU, "float32")
+    assert first == second
+    assert first.flops_per_second > 1e8  # a pocket calculator's, many times over
+
+
+def test_float32_products_on_a_gpu_count_as_tf32_where_torch_may_round_them():
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        names = [precision_of(bf16=False, fp16=False, device=each) for each in (GPU, CPU)]
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert names == ["tf32", "float32"]
