@@ -1565,8 +1565,8 @@ MUTANTS = [
     Mutant(
         "the EMA distance is absolute",
         "training/monitor.py",
-        " / torch.stack(whole).sum()",
-        "",
+        "(sums[0] / sums[1]).sqrt()",
+        "sums[0].sqrt()",
         (MONITOR + "the_ema_distance_is_relative_to_the_weights",),
     ),
     Mutant(
