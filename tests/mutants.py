@@ -1258,7 +1258,7 @@ MUTANTS = [
     ),
     Mutant(
         "a record is written in part",
-        "training/trainer.py",
+        "training/records.py",
         "os.truncate(self.path, size)",
         "pass",
         (DISK + "a_record_that_fits_in_part_is_not_written_in_part",),

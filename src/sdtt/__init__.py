@@ -25,7 +25,7 @@ _HOMES = {
     "DiffusionGenerationConfig": "sdtt.sampling.generation",
     "MDLMTrainer": "sdtt.training.pretrain",
     "PretrainConfig": "sdtt.training.pretrain",
-    "SDTTConfig": "sdtt.training.distill",
+    "SDTTConfig": "sdtt.training.sdtt_config",
     "SDTTTrainer": "sdtt.training.distill",
     "SampleSettings": "sdtt.sampling.settings",
     "documents": "sdtt.data.corpus",

@@ -6,7 +6,7 @@ import pytest
 
 from sdtt.cli.distill import COMMAND, continued
 from sdtt.cli.options import Given, command, resolved
-from sdtt.training.distill import SDTTConfig
+from sdtt.training.sdtt_config import SDTTConfig
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from sdtt.cli import app
 from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
-from sdtt.training.distill import SDTTConfig
+from sdtt.training.sdtt_config import SDTTConfig
 
 DISTILL = ["--rounds", "2", "--steps-per-round", "5", "--start-steps", "16", "--use-cpu"]
 PLAN = ["--dry-run", "--probe-updates", "0"]

@@ -14,8 +14,9 @@ from transformers import TrainerCallback
 
 from sdtt.models.causal import CausalConfig, CausalLM
 from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
-from sdtt.training.distill import SDTTConfig, SDTTTrainer
+from sdtt.training.distill import SDTTTrainer
 from sdtt.training.pretrain import PretrainConfig
+from sdtt.training.sdtt_config import SDTTConfig
 
 VOCABULARY, LENGTH = 20, 8
 SHAPE = {

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, TrainerCallback
 
-from sdtt.training.distill import SDTTConfig
+from sdtt.training.sdtt_config import SDTTConfig
 from sdtt.training.stream import noise_of
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from sdtt.training.distill import SDTTConfig, SDTTTrainer
+from sdtt.training.distill import SDTTTrainer
 from sdtt.training.early_stop import Plateau, shares
+from sdtt.training.sdtt_config import SDTTConfig
 from sdtt.training.stream import noise_of
 
 HERE = Path(__file__).parent
@@ -244,7 +245,8 @@ def test_an_early_stop_without_held_out_texts_is_refused(tmp_path, runs):
 CHILD = """
 import runpy, sys, torch
 from pathlib import Path
-from sdtt.training.distill import SDTTConfig, SDTTTrainer
+from sdtt.training.distill import SDTTTrainer
+from sdtt.training.sdtt_config import SDTTConfig
 runs = runpy.run_path(sys.argv[1])
 held_out = torch.randint(19, (7, 8), generator=torch.Generator().manual_seed(8))
 settings = {"rounds": 2, "start_steps": 4, "steps_per_round": 8, "ema_decay": 0.9}

@@ -2,11 +2,11 @@
 
 import pytest
 
-from sdtt.training.distill import SDTTConfig
 from sdtt.training.estimate import estimate_of_distillation, estimate_of_pretraining
 from sdtt.training.peak import Peak
 from sdtt.training.pretrain import CausalTrainer, MDLMTrainer, PretrainConfig
 from sdtt.training.probe import FOR_PROBE, probe, random_texts
+from sdtt.training.sdtt_config import SDTTConfig
 
 PEAK = Peak(1e9, "1e-3 TFLOP/s of a test")
 

@@ -12,8 +12,8 @@ from transformers import TrainerCallback
 
 from sdtt.models.adapters import network_of
 from sdtt.models.mdlm import MDLMForMaskedLM
-from sdtt.training.distill import SDTTConfig
 from sdtt.training.lora import LoraSettings, merged, with_adapters
+from sdtt.training.sdtt_config import SDTTConfig
 from sdtt.training.teacher import own_tensors
 
 ALL = LoraSettings(lora_rank=2, lora_alpha=8)

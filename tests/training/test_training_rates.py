@@ -3,9 +3,10 @@ import warnings
 
 import pytest
 
-from sdtt.training.distill import SDTTConfig, SDTTTrainer
+from sdtt.training.distill import SDTTTrainer
 from sdtt.training.rates import RoundRates, round_rates
 from sdtt.training.rounds import RoundPlan
+from sdtt.training.sdtt_config import SDTTConfig
 
 PLAN = RoundPlan(3, 4, 8, 2)
 

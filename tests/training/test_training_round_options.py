@@ -8,8 +8,8 @@ from transformers import AutoModelForMaskedLM, TrainerCallback
 
 from sdtt.diffusion.noise import mask, released_teacher_times
 from sdtt.diffusion.rollout import rollout
-from sdtt.training.distill import SDTTConfig
 from sdtt.training.pretrain import MDLMTrainer
+from sdtt.training.sdtt_config import SDTTConfig
 
 
 def records(output, key):

@@ -12,7 +12,7 @@ from sdtt.diffusion.denoiser import Head
 from sdtt.models.adapters import MaskedLMDenoiser
 from sdtt.models.exact import MarkovDenoiser
 from sdtt.models.mdlm import MDLMForMaskedLM
-from sdtt.training.distill import SDTTConfig
+from sdtt.training.sdtt_config import SDTTConfig
 from sdtt.training.stream import noise_of
 from sdtt.training.teacher import frozen_teacher, own_tensors
 

@@ -34,8 +34,9 @@ from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM, preset
 from sdtt.report.demo import write_report
 from sdtt.sampling.autoregressive import sample_autoregressive
 from sdtt.sampling.settings import SampleSettings
-from sdtt.training.distill import SDTTConfig, SDTTTrainer
+from sdtt.training.distill import SDTTTrainer
 from sdtt.training.pretrain import CausalTrainer, MDLMTrainer, PretrainConfig, initialise_from
+from sdtt.training.sdtt_config import SDTTConfig
 from sdtt.training.trainer import StreamTrainer
 
 TEACHER_STEPS = (64, 32, 16, 8, 4, 2)

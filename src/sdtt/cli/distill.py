@@ -18,13 +18,14 @@ from sdtt.cli.run_folder import RunFolder
 from sdtt.cli.train import QUIET, WITHHELD, may_differ, run_training, spare, validate
 from sdtt.models.adapters import denoiser_from
 from sdtt.models.checkpoints import load_model, load_outline, load_tokenizer_of
-from sdtt.training.distill import SDTTConfig, SDTTTrainer
+from sdtt.training.config import peak_of
+from sdtt.training.distill import SDTTTrainer
 from sdtt.training.estimate import estimate_of_distillation
 from sdtt.training.lora import LoraSettings, with_adapters
 from sdtt.training.probe import random_texts
 from sdtt.training.rounds import SAMPLING_STEPS
+from sdtt.training.sdtt_config import SDTTConfig
 from sdtt.training.teacher import DTYPES
-from sdtt.training.trainer import peak_of
 
 
 @dataclass(frozen=True)

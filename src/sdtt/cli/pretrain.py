@@ -24,12 +24,13 @@ from sdtt.models.blocks import BlocksModel
 from sdtt.models.causal import CausalConfig, CausalLM
 from sdtt.models.checkpoints import check_folder, load_model, load_tokenizer_of
 from sdtt.models.mdlm import PRESETS, MDLMConfig, MDLMForMaskedLM, preset
+from sdtt.training.config import StreamConfig, peak_of
 from sdtt.training.disk import SaveFailed
 from sdtt.training.estimate import estimate_of_pretraining
 from sdtt.training.pretrain import CausalTrainer, MDLMTrainer, PretrainConfig, initialise_from
 from sdtt.training.probe import random_texts
 from sdtt.training.state import last_complete_checkpoint
-from sdtt.training.trainer import StreamConfig, StreamTrainer, peak_of
+from sdtt.training.trainer import StreamTrainer
 
 TRAINERS: dict[str, type[StreamTrainer]] = {"mdlm": MDLMTrainer, "causal": CausalTrainer}
 

@@ -20,10 +20,12 @@ from sdtt.cli.run_folder import RunFolder
 from sdtt.evaluation.nelbo import validation_nelbo
 from sdtt.models.adapters import network_of
 from sdtt.models.causal import CausalLM
+from sdtt.training.config import StreamConfig
+from sdtt.training.records import METRICS
 from sdtt.training.rounds import RoundPlan
 from sdtt.training.signals import Interrupted
 from sdtt.training.state import last_complete_checkpoint
-from sdtt.training.trainer import METRICS, StreamConfig, StreamTrainer
+from sdtt.training.trainer import StreamTrainer
 
 QUIET: dict[str, Any] = {"disable_tqdm": True}
 """The progress is ours."""

@@ -9,7 +9,7 @@ from typing import Any
 from transformers.trainer_utils import SaveStrategy
 
 from sdtt.diffusion.noise import SCHEDULES
-from sdtt.training.distill import SDTTConfig
+from sdtt.training.config import StreamConfig
 from sdtt.training.flops import (
     Network,
     distillation_flops,
@@ -22,7 +22,7 @@ from sdtt.training.memory import Memory, checkpoint_bytes, memory_of
 from sdtt.training.peak import Peak
 from sdtt.training.pretrain import MDLMTrainer
 from sdtt.training.probe import Probe
-from sdtt.training.trainer import StreamConfig
+from sdtt.training.sdtt_config import SDTTConfig
 
 HOUR = 3600.0
 

@@ -12,10 +12,11 @@ from sdtt.diffusion.elbo import SMALLEST_TIME, nelbo_weight
 from sdtt.diffusion.noise import mask
 from sdtt.diffusion.tiled import tiled_cross_entropy
 from sdtt.models.blocks import BlocksModel
+from sdtt.training.config import StreamConfig
 from sdtt.training.finite import Batch
 from sdtt.training.flops import Flops, masked_share
 from sdtt.training.stream import is_real
-from sdtt.training.trainer import StreamConfig, StreamTrainer
+from sdtt.training.trainer import StreamTrainer
 
 
 @dataclass

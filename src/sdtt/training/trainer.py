@@ -1,14 +1,11 @@
 """What all our Trainers share: data order, noise by name, EMA, records, whole checkpoints."""
 
 import json
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -27,6 +24,7 @@ from transformers.utils import logging
 
 from sdtt.diffusion.noise import SCHEDULES
 from sdtt.training.compiling import compile_for_training
+from sdtt.training.config import StreamConfig, peak_of
 from sdtt.training.data_state import load_data_state, save_data_state, serve_own_lanes
 from sdtt.training.disk import (
     SaveFailed,
@@ -43,12 +41,11 @@ from sdtt.training.guard import Guard
 from sdtt.training.looks import Looks
 from sdtt.training.monitor import Monitor, ema_distance
 from sdtt.training.parallel import ParallelTrainer
-from sdtt.training.peak import Peak, peak_rate, precision_of
+from sdtt.training.records import Records
 from sdtt.training.settings import (
     Changes,
     apply_changes,
     changes_since,
-    check_faults,
     save_settings,
     settings_of,
 )
@@ -61,7 +58,6 @@ from sdtt.training.state import (
     Progress,
     delete_old_checkpoints,
     fault,
-    keep_records,
     last_complete_checkpoint,
     newest_marked,
     save_into,
@@ -69,164 +65,6 @@ from sdtt.training.state import (
 from sdtt.training.stream import Noise, Stream, collate, lengths_of, noise_of
 
 logger = logging.get_logger(__name__)
-
-METRICS = "metrics.jsonl"
-
-SamplerWithSteps = Literal["dilated", "ancestral", "confidence", "analytic"]
-
-
-@dataclass
-class StreamConfig(TrainingArguments):
-    """What pretraining and distillation share, over transformers' ``TrainingArguments``."""
-
-    per_device_train_batch_size: int = field(
-        default=64, metadata={"help": "texts a process takes through the network at once"}
-    )
-    gradient_accumulation_steps: int = field(
-        default=1, metadata={"help": "micro-batches summed into one update; changes no result"}
-    )
-    global_batch_size: int | None = field(
-        default=None,
-        metadata={"help": "texts of an update over all processes; the accumulation follows"},
-    )
-    learning_rate: float = field(default=6e-5, metadata={"help": "AdamW's, after the warm-up"})
-    warmup_steps: float = field(
-        default=500, metadata={"help": "updates of linear warm-up (below 1: a share of all)"}
-    )
-    schedule: str = field(
-        default="log_linear", metadata={"help": "alpha(t) of the noise: log_linear or cosine"}
-    )
-    ema_decay: float = field(
-        default=0.0, metadata={"help": "moving average of the weights, per update; 0: none"}
-    )
-    ema_device: Literal["same", "cpu"] = field(
-        default="same",
-        metadata={"help": "where the moving average lies: beside the weights, or in host memory"},
-    )
-    loss_dtype: str = field(
-        default="float32",
-        metadata={"help": "scores and loss are computed in it: float32, float64 or bfloat16"},
-    )
-    variable_length: float = field(
-        default=0.0,
-        metadata={"help": "share of the texts cut to a random length in 1..L; 0.01 in LLaDA"},
-    )
-    attn_implementation: str = field(
-        default="sdpa",
-        metadata={"help": "sdpa, or eager: written out, faster on a CPU at L <= 128"},
-    )
-    gather_dtype: Literal["float32", "bfloat16"] = field(
-        default="float32",
-        metadata={"help": "FSDP2: blocks travel in it; bfloat16 (with bf16) rounds their norms"},
-    )
-    bf16: bool = field(
-        default=False,
-        metadata={"help": "autocast the networks, and the operands of the head, to bfloat16"},
-    )
-    seed: int = field(default=0, metadata={"help": "of data order, noise and dropout"})
-    logging_steps: float = field(default=50, metadata={"help": "updates between two records"})
-    save_steps: float = field(default=500, metadata={"help": "updates between two checkpoints"})
-    save_total_limit: int | None = field(
-        default=2, metadata={"help": "checkpoints kept; older ones are deleted"}
-    )
-    on_nonfinite: Literal["stop", "skip"] = field(
-        default="stop",
-        metadata={
-            "help": "an update whose loss or gradient is not finite stops the run, or is left out"
-        },
-    )
-    max_skipped: int = field(
-        default=10, metadata={"help": "updates in a row that on_nonfinite=skip leaves out"}
-    )
-    override_on_resume: list[str] | None = field(
-        default=None, metadata={"help": "settings that may differ from those of a resumed run"}
-    )
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "never: a loss that is not finite is to be seen"}
-    )
-    sample_every: int = field(
-        default=0, metadata={"help": "updates between two looks at samples; 0: none"}
-    )
-    sample_count: int = field(
-        default=8, metadata={"help": "samples of a look, at each number of steps"}
-    )
-    sample_steps: tuple[int, ...] = field(
-        default=(),
-        metadata={
-            "help": "sampling steps of a look; by default the student's own, a quarter and 4 times"
-        },
-    )
-    sample_sampler: SamplerWithSteps = field(
-        default="dilated", metadata={"help": "sampler of a look"}
-    )
-    judge: str | None = field(
-        default=None,
-        metadata={"help": "causal language model that scores the looks: folder or hub name"},
-    )
-    peak_tflops: float | None = field(
-        default=None,
-        metadata={"help": "peak rate of a device in TFLOP/s, for MFU; looked up or measured"},
-    )
-
-    def __post_init__(self) -> None:
-        """Refuses what cannot be."""
-        super().__post_init__()  # type: ignore[no-untyped-call]
-        check_faults(self)
-        for name in ("save_only_model", "ignore_data_skip", "auto_find_batch_size"):
-            if getattr(self, name):
-                raise ValueError(f"{name} cannot be set: a resumed run would not go on as it was")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(
-                f"unknown schedule {self.schedule!r}; there are {', '.join(SCHEDULES)}"
-            )
-        if self.loss_dtype not in ("float32", "float64", "bfloat16"):
-            raise ValueError(
-                f"loss_dtype must be float32, float64 or bfloat16, got {self.loss_dtype!r}"
-            )
-        if self.gather_dtype not in ("float32", "bfloat16"):
-            raise ValueError(
-                f"gather_dtype must be 'float32' or 'bfloat16', got {self.gather_dtype!r}"
-            )
-        if self.gather_dtype == "bfloat16" and self.mixed_precision != "bf16":
-            raise ValueError("gather_dtype='bfloat16' needs bf16: products must be of its kind")
-        if self.ema_decay and not 0 < self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
-        if not 0 <= self.variable_length <= 1:
-            raise ValueError(f"variable_length must lie in [0, 1], got {self.variable_length}")
-        self._check_looks()
-
-    def _check_looks(self) -> None:
-        if self.sample_every < 0:
-            raise ValueError(f"sample_every must be at least 0, got {self.sample_every}")
-        for name, value in (("judge", self.judge), ("sample_steps", self.sample_steps)):
-            if value and not self.sample_every:
-                raise ValueError(f"{name} says how samples are looked at: set sample_every too")
-        if self.sample_sampler not in get_args(SamplerWithSteps):
-            raise ValueError(
-                f"sample_sampler must be one of {', '.join(get_args(SamplerWithSteps))}, "
-                f"got {self.sample_sampler!r}"
-            )
-        if self.sample_count < 1:
-            raise ValueError(f"sample_count must be at least 1, got {self.sample_count}")
-        wrong = [steps for steps in self.sample_steps if steps < 1]
-        if wrong:
-            raise ValueError(f"sample_steps must be at least 1, got {wrong[0]}")
-        if self.peak_tflops is not None and self.peak_tflops <= 0:
-            raise ValueError(f"peak_tflops must be above 0, got {self.peak_tflops:g}")
-
-    @property
-    def texts_per_update(self) -> int:
-        """Texts in the whole of an update, over all its micro-batches and processes."""
-        if self.global_batch_size is not None:
-            return self.global_batch_size
-        micro_batch: int = self.per_device_train_batch_size
-        return micro_batch * self.world_size * self.gradient_accumulation_steps
-
-
-def peak_of(args: StreamConfig) -> Peak:
-    """How fast the device of a process could multiply, in the precision of the networks."""
-    precision = precision_of(bf16=args.bf16, fp16=args.fp16, device=args.device)
-    return peak_rate(args.device, precision, args.peak_tflops)
 
 
 class StreamTrainer(ParallelTrainer, ABC):
@@ -700,59 +538,6 @@ class _AfterUpdate(TrainerCallback):
         self.trainer.after_update()
         if self.trainer.ends_round(state.global_step):  # no record lies in two rounds
             control.should_log = args.logging_strategy == IntervalStrategy.STEPS
-
-
-class Records(TrainerCallback):
-    """Appends every record to ``metrics.jsonl``; a resumed run first drops what it will redo.
-
-    What the disk does not take is kept and tried again with the next record.
-    """
-
-    def __init__(self, output: Path) -> None:
-        self.path = output / METRICS
-        self.waiting: list[str] = []
-
-    def on_train_begin(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **_: Any,
-    ) -> None:
-        """Keeps the records of updates that stand."""
-        if not state.is_world_process_zero:
-            return
-        self.waiting.clear()
-        keep_records(self.path, state.global_step)
-
-    def on_log(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
-        """Appends one record."""
-        if not state.is_world_process_zero:
-            return
-        self.append({"step": state.global_step, **(logs or {})})
-
-    def append(self, record: dict[str, Any]) -> None:
-        """Writes a record, and those that wait, or nothing."""
-        self.waiting.append(json.dumps(record) + "\n")
-        size = self.path.stat().st_size if self.path.exists() else 0
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("".join(self.waiting))
-        except OSError as error:
-            with suppress(OSError):
-                os.truncate(self.path, size)
-            logger.warning(
-                f"{self.path} takes no record now: {write_failure(error)}; kept for later"
-            )
-        else:
-            self.waiting.clear()
 
 
 def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> None:
