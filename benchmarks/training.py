@@ -35,9 +35,10 @@ from sdtt.diffusion.denoiser import Head
 from sdtt.diffusion.divergence import DIVERGENCES
 from sdtt.diffusion.noise import SCHEDULES, is_masked, mask, teacher_times
 from sdtt.diffusion.rollout import rollout
-from sdtt.diffusion.tiled import tiled_divergence
+from sdtt.diffusion.tiled import tiled_cross_entropy, tiled_divergence
 from sdtt.diffusion.uniforms import uniforms
 from sdtt.models.mdlm import MDLMForMaskedLM
+from sdtt.training.flops import forward_flops, shape_of, training_flops
 
 TIME, DT, K = 0.5, 1 / 32, 2
 """Half of the text is masked; the teacher reveals 1/16 of that in its first step."""
@@ -181,6 +182,64 @@ def loss_alone(student: MDLMForMaskedLM, rows: int, dtype: str) -> LossAlone:
     return LossAlone(hidden, weight, target, weight.detach().clone(), dtype == "bfloat16")
 
 
+def pretraining(options: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    """Seconds of a pass and its backward pass by the NELBO, and its MFU."""
+    found = []
+    for size in options.sizes:
+        model = network(size, torch.float32, device).train()
+        batch_of = text(model, options.batch, device)
+        rows = (batch_of.z == model.mask_token_id).flatten().nonzero().squeeze(-1)
+
+        def objective(low: bool, hidden: Tensor, head: Head, rows: Tensor = rows) -> Tensor:
+            return tiled_cross_entropy(
+                hidden,
+                head,
+                torch.zeros_like(rows),
+                torch.ones(len(rows), device=rows.device),
+                excluded_ids=(len(head.weight) - 1,),
+                products=torch.bfloat16 if low else None,
+            )
+
+        def step(low: bool, model=model, z=batch_of.z, rows=rows) -> None:
+            model.zero_grad()
+            with torch.autocast(z.device.type, torch.bfloat16, enabled=low):
+                loss = model(input_ids=z, rows=rows, objective=partial(objective, low)).loss
+            loss.backward()
+
+        calls = {name: partial(step, name == "bfloat16") for name in options.dtypes}
+        network_of, length = shape_of(model), model.config.model_length
+        flops = training_flops(network_of, texts=options.batch, length=length, rows=len(rows))
+        for name, each in interleaved(calls, options.runs, device).items():
+            row = {"size": size, "what": "pretraining", "dtype": name, "seconds": each}
+            found.append(row | {"tflop": flops.total / 1e12})
+    return found
+
+
+def utilisation(
+    found: list[dict[str, Any]], rates: dict[str, float], options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """MFU of pretraining, and of distillation without the optimiser, in the rate measured here."""
+    rows = []
+    for row in found:
+        if row.get("side") == "ours":
+            model = shape_of(network(row["size"], torch.float32, torch.device("cpu")))
+            length = 1024 if row["size"] != "tiny" else 64
+            tokens = options.batch * length
+            masked, drawn = TIME * tokens, DT * tokens
+            flops = training_flops(model, texts=options.batch, length=length, rows=masked)
+            flops += forward_flops(
+                model, texts=K * options.batch, length=length, rows=masked + drawn
+            )
+            seconds_ = row["seconds"] - row["optimiser"]
+            row = {"size": row["size"], "what": "distillation", "dtype": row["dtype"]}
+            row |= {"seconds": seconds_, "tflop": flops.total / 1e12}
+        elif "side" in row:
+            continue
+        rows.append(row | {"mfu": row["tflop"] / row["seconds"] / rates[row["dtype"]]})
+    print(table(rows, MFU), flush=True)
+    return rows
+
+
 def losses(options: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
     """The tiled losses against their own matrix products."""
     found = []
@@ -224,6 +283,9 @@ def measure_memory(options: argparse.Namespace) -> None:
     student = objects["student"]
     for parameter in student.parameters():
         parameter.grad = torch.zeros_like(parameter)
+    if side == "checkpointed":
+        student.gradient_checkpointing_enable()
+        side = "ours"
     if what == "step":
         call: Callable[[], object] = calls[f"{side} {dtype}"]
     else:
@@ -233,6 +295,7 @@ def measure_memory(options: argparse.Namespace) -> None:
         student.hidden(torch.zeros(1, 64, dtype=torch.long))
     peak = Peak()
     call()
+    side = kind.split()[1]
     print(json.dumps({"what": what, "side": side, "dtype": dtype, "peak_mb": peak.bytes() / 1e6}))
 
 
@@ -256,6 +319,14 @@ LOSSES = {
     "its products, s": "products",
     "ratio": "ratio",
 }
+MFU = {
+    "model": "size",
+    "": "what",
+    "dtype": "dtype",
+    "s": "seconds",
+    "TFLOP": "tflop",
+    "MFU": "mfu",
+}
 MEMORY = {"": "what", "side": "side", "dtype": "dtype", "rows": "rows", "MB": "peak_mb"}
 
 
@@ -265,7 +336,7 @@ def memories(options: argparse.Namespace) -> list[dict[str, Any]]:
         memory(options, f"{what} {side}", dtype) | {"rows": options.rows if what == "loss" else ""}
         for what in ("step", "loss")
         for dtype in options.dtypes
-        for side in ("plain", "ours")
+        for side in ("plain", "ours", *(["checkpointed"] if what == "step" else []))
     ]
     rows, options.rows = options.rows, 4 * options.rows
     found += [
@@ -285,6 +356,8 @@ def write(found: dict[str, Any], folder: Path) -> None:
         "\n".join(f"* {key}: {value}" for key, value in found["machine"].items()),
         "## An update of distillation",
         table(found["steps"], STEPS),
+        "## Share of the matmul rate measured in this run (MFU), without the optimiser",
+        table(found["mfu"], MFU),
         "## The loss alone",
         table(found["losses"], LOSSES),
         "## Peak memory beyond weights, gradients and moments",
@@ -316,6 +389,8 @@ def main() -> None:
     found["machine"]["matmul_tflops"] = rates
     print(json.dumps(found["machine"], indent=1), flush=True)
     found["steps"] = steps(options, device)
+    rows = found["steps"] + pretraining(options, device)
+    found["mfu"] = utilisation(rows, rates, options)
     found["losses"] = losses(options, device)
     found["memory"] = memories(options) if device.type == "cpu" else []
     if options.output:

@@ -155,8 +155,7 @@ class _Tiled(torch.autograd.Function):
         columns = len(linear.weight)
         for tile in _slices(len(hidden), max(1, TILE_ELEMENTS // columns)):
             rows = hidden[tile]
-            scores = linear.scores(rows)
-            loss, gradient = tile_loss(scores, tile, of_hidden or of_weight or of_bias)
+            loss, gradient = tile_loss(linear.scores(rows), tile, of_hidden or of_weight or of_bias)
             total += loss
             if gradient is None:
                 continue
@@ -166,6 +165,7 @@ class _Tiled(torch.autograd.Function):
                 linear.add_of_weight(grad_weight[:columns], gradient, rows)
             if grad_bias is not None:
                 grad_bias[:columns] += gradient.sum(0)
+            del gradient  # before the scores of the next tile are made
         ctx.gradients = (grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
         return total
