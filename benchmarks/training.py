@@ -38,6 +38,7 @@ from sdtt.diffusion.rollout import rollout
 from sdtt.diffusion.tiled import tiled_cross_entropy, tiled_divergence
 from sdtt.diffusion.uniforms import uniforms
 from sdtt.models.mdlm import MDLMForMaskedLM
+from sdtt.models.pack import can_pack
 from sdtt.training.flops import forward_flops, shape_of, training_flops
 
 TIME, DT, K = 0.5, 1 / 32, 2
@@ -49,6 +50,8 @@ class Distillation:
     """One update of ours, but for the optimiser: what SDTTTrainer does with one micro-batch.
 
     Attributes:
+        student: It learns.
+        teacher: Its law is the target.
         autocast: The student's blocks run in bfloat16, products of the loss too.
         parts: Seconds of the last step by part.
     """
@@ -133,6 +136,10 @@ def sides(
         ours = Distillation(student, own, autocast=low)
         objects[f"ours {dtype}"] = ours
         calls[f"ours {dtype}"] = partial(ours.step, batch_of.z, batch_of.u, batch_of.v)
+        if can_pack(own):  # --pack-teacher
+            packed = Distillation(student, own.for_inference(), autocast=low)
+            objects[f"packed {dtype}"] = packed
+            calls[f"packed {dtype}"] = partial(packed.step, batch_of.z, batch_of.u, batch_of.v)
 
         def plainly(low: bool = low) -> Tensor:
             with torch.autocast(device.type, torch.bfloat16, enabled=low):
@@ -167,7 +174,7 @@ def steps(options: argparse.Namespace, device: torch.device) -> list[dict[str, A
                 "plain float32 / this": taken.get("plain float32", float("nan")) / each,
                 "optimiser": optimiser,
             }
-            if side == "ours":
+            if side != "plain":
                 row |= objects[name].parts
             rows.append(row)
         print(table(rows, STEPS), flush=True)

@@ -1639,8 +1639,8 @@ MUTANTS = [
     Mutant(
         "a probe counts one micro-batch of an update",
         "training/probe.py",
-        "rate = accumulation * flops.total",
-        "rate = flops.total",
+        "rate = accumulation * trainer.update_flops().total * real / seconds",
+        "rate = trainer.update_flops().total * real / seconds",
         (ESTIMATE + "the_rate_of_a_probe_is_that_of_whole_updates",),
     ),
     Mutant(

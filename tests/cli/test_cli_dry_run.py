@@ -7,7 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sdtt.cli import app
+from sdtt.cli import app, dry_run
 from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
 from sdtt.training.sdtt_config import SDTTConfig
 
@@ -72,6 +72,26 @@ def test_a_probe_gives_hours(model):
     plan = record(distill(model, *DISTILL, "--dry-run", "--probe-updates", "2", "--json"))
     expected = plan["flops"] / plan["probe"]["flops_per_second"] / 3600
     assert plan["hours"] == pytest.approx(expected)
+
+
+def test_a_probed_update_takes_as_many_micro_batches_as_the_global_batch_needs(model, monkeypatch):
+    probe, told = dry_run.probe, []
+
+    def listening(make_trainer, **given):
+        told.append(given["accumulation"])
+        return probe(make_trainer, **given)
+
+    monkeypatch.setattr(dry_run, "probe", listening)
+    words = ["--per-device-train-batch-size", "4", "--global-batch-size", "12", "--dry-run"]
+    plan = record(distill(model, *DISTILL, *words, "--probe-updates", "2", "--json"))
+    assert told == [3]
+    assert plan["texts"] == 12
+
+
+def test_a_probe_of_a_run_that_is_pushed_to_the_hub_pushes_nothing(model, home):
+    result = distill(model, *DISTILL, "--push-to-hub", "--dry-run", "--probe-updates", "2")
+    assert result.exit_code == 0, result.stderr
+    assert list(home.iterdir()) == []
 
 
 def test_an_assumed_share_of_a_given_rate_gives_hours_without_a_probe(model):

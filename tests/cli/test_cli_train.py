@@ -11,7 +11,7 @@ from sdtt.training.rounds import RoundPlan
 
 
 def board(step, *records, plan=None):
-    dashboard = Dashboard(500, plan)
+    dashboard = Dashboard(500, lambda: plan)
     for record in records:
         dashboard.on_log(None, None, None, logs=record)
     arguments = TrainingArguments(use_cpu=True), TrainerState(global_step=step), TrainerControl()

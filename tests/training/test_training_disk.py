@@ -11,6 +11,7 @@ from transformers import Trainer, TrainerCallback
 
 from sdtt.training import disk
 from sdtt.training.disk import SaveFailed, check_room, checkpoint_bytes, size, write_failure
+from sdtt.training.lora import LoraSettings, with_adapters
 from sdtt.training.state import checkpoints, fault
 
 FULL = 4096  # bytes that a file may have: less than any tensors of a checkpoint
@@ -215,6 +216,15 @@ def test_an_output_folder_that_cannot_be_written_is_found_before_the_first_step(
 
 def test_the_estimate_of_a_checkpoint_is_about_its_size(tmp_path, runs):
     trainer = runs.distiller(tmp_path, runs.masked_model(hidden_dim=64))
+    trainer.train()
+    estimate = checkpoint_bytes(trainer.model, trainer.teacher, str(trainer.args.optim), True)
+    saved = [path for path in (tmp_path / "checkpoint-10").rglob("*") if path.is_file()]
+    assert 0.9 < estimate / sum(path.stat().st_size for path in saved) < 1
+
+
+def test_the_estimate_of_a_checkpoint_of_adapters_is_about_its_size(tmp_path, runs):
+    model = with_adapters(runs.masked_model(hidden_dim=64), LoraSettings(lora_rank=64))
+    trainer = runs.distiller(tmp_path, model)
     trainer.train()
     estimate = checkpoint_bytes(trainer.model, trainer.teacher, str(trainer.args.optim), True)
     saved = [path for path in (tmp_path / "checkpoint-10").rglob("*") if path.is_file()]

@@ -222,11 +222,12 @@ def test_a_run_with_early_ends_taken_up_again_ends_as_one_never_stopped(
     ]
 
 
-def test_a_run_that_is_over_has_nothing_left_to_resume(tmp_path, runs, stopping):
+@pytest.mark.parametrize("resume", [True, "auto"])
+def test_a_run_that_is_over_has_nothing_left_to_resume(tmp_path, runs, stopping, resume):
     stopping(tmp_path).train()
     before = runs.contents(tmp_path / "checkpoint-6")
     again = stopping(tmp_path, seed=1)
-    again.train(resume_from_checkpoint=True)
+    again.train(resume_from_checkpoint=resume)
     assert again.state.global_step == 6
     saved = {
         name.removeprefix("model.safetensors/"): value

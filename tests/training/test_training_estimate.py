@@ -3,6 +3,7 @@
 import pytest
 
 from sdtt.training.estimate import estimate_of_distillation, estimate_of_pretraining
+from sdtt.training.lora import LoraSettings, with_adapters
 from sdtt.training.peak import Peak
 from sdtt.training.pretrain import CausalTrainer, MDLMTrainer, PretrainConfig
 from sdtt.training.probe import FOR_PROBE, probe, random_texts
@@ -52,6 +53,58 @@ def test_the_operations_of_a_pretraining_are_those_that_its_updates_count(tmp_pa
     assert estimate.flops == pytest.approx(6 * trainer.update_flops().total)
 
 
+def test_the_texts_of_an_update_are_those_of_the_global_batch(tmp_path, runs):
+    args = distillation(runs, tmp_path, global_batch_size=256)
+    estimate = estimate_of_distillation(args, runs.masked_model(), PEAK)
+    assert (estimate.texts, estimate.tokens) == (256, 15 * 256 * 8)
+
+
+def test_a_global_batch_that_the_run_would_refuse_is_refused(tmp_path, runs):
+    args = distillation(runs, tmp_path, global_batch_size=100)
+    with pytest.raises(ValueError, match="no multiple of per_device_train_batch_size=64"):
+        estimate_of_distillation(args, runs.masked_model(), PEAK)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_cut_texts_count_as_many_tokens_as_they_have_on_average(tmp_path, runs, share):
+    model = runs.masked_model()
+    trainer = runs.pretrainer(MDLMTrainer, tmp_path, model, variable_length=share)
+    cut = estimate_of_pretraining(trainer.args, model, PEAK)
+    assert cut.tokens == 6 * trainer.mean_tokens_per_update < 6 * 4 * 8
+    trainer.args.variable_length = 0.0
+    whole = estimate_of_pretraining(trainer.args, model, PEAK)
+    assert cut.flops / whole.flops == pytest.approx(cut.tokens / whole.tokens)
+
+
+def test_cut_texts_of_a_distillation_ask_for_less(tmp_path, runs):
+    whole, cut = (
+        estimate_of_distillation(
+            distillation(runs, tmp_path, variable_length=share), runs.masked_model(), PEAK
+        )
+        for share in (0.0, 1.0)
+    )
+    assert cut.tokens == 15 * 64 * 4.5
+    assert cut.flops / whole.flops == pytest.approx(4.5 / 8)
+
+
+@pytest.mark.parametrize("name", ["gradient_checkpointing", "activation_checkpointing"])
+def test_recomputed_activations_are_not_held_under_either_name(tmp_path, runs, name):
+    args = distillation(runs, tmp_path)
+    model = runs.masked_model(n_blocks=8)
+    plain = estimate_of_distillation(args, model, PEAK).memory.activations
+    setattr(args, name, True)
+    assert estimate_of_distillation(args, model, PEAK).memory.activations < plain
+
+
+def test_a_config_of_an_older_transformers_is_estimated(tmp_path, runs, monkeypatch):
+    args = distillation(runs, tmp_path)
+    vars(args).pop("activation_checkpointing", None)
+    for each in type(args).__mro__:
+        if "activation_checkpointing" in vars(each):
+            monkeypatch.delattr(each, "activation_checkpointing")
+    assert estimate_of_distillation(args, runs.masked_model(), PEAK).memory.activations
+
+
 def test_hours_at_an_assumed_share_are_the_operations_over_the_rate(tmp_path, runs):
     estimate = estimate_of_distillation(distillation(runs, tmp_path), runs.masked_model(), PEAK)
     assert estimate.hours is None
@@ -83,6 +136,18 @@ def test_the_disk_holds_checkpoints_and_students(tmp_path, runs, saving, checkpo
     estimate = estimate_of_distillation(args, model, PEAK)
     students = 3 * 2 * 4 * model.num_parameters()  # with their EMA
     assert estimate.disk_bytes == checkpoints * estimate.checkpoint_bytes + students
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_the_disk_holds_adapters_and_the_whole_student_where_it_is_merged(tmp_path, runs, merge):
+    args = distillation(runs, tmp_path, save_steps=100.0, merge_lora=merge)
+    model = with_adapters(runs.masked_model(), LoraSettings(lora_rank=2))
+    estimate = estimate_of_distillation(args, model, PEAK)
+    adapters = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    student = model.num_parameters() if merge else adapters
+    # itself, two moments, EMA, teacher
+    assert estimate.checkpoint_bytes == 5 * 4 * adapters
+    assert estimate.disk_bytes == estimate.checkpoint_bytes + 3 * 2 * 4 * student
 
 
 def test_a_pretraining_holds_no_teacher(tmp_path, runs):
@@ -125,6 +190,19 @@ def test_the_rate_of_a_probe_is_that_of_whole_updates(tmp_path, runs):
     trainer, made = probing(runs, tmp_path)
     result = probe(trainer, updates=3, accumulation=5)
     needed = 5 * made[0].update_flops().total
+    assert result.flops_per_second * result.seconds_per_update == pytest.approx(needed)
+
+
+def test_a_probe_takes_one_micro_batch_of_the_global_batch(tmp_path, runs):
+    trainer, made = probing(runs, tmp_path, global_batch_size=12)
+    probe(trainer, updates=1, accumulation=3)
+    assert made[0].stream.batch == made[0].args.per_device_train_batch_size == 4
+
+
+def test_the_rate_of_a_probe_leaves_padding_out(tmp_path, runs):
+    trainer, made = probing(runs, tmp_path, variable_length=1.0)
+    result = probe(trainer, updates=2, accumulation=1)
+    needed = made[0].update_flops().total * 4.5 / 8
     assert result.flops_per_second * result.seconds_per_update == pytest.approx(needed)
 
 

@@ -178,7 +178,7 @@ def test_a_skipped_update_changes_neither_weights_nor_average_nor_moments(tmp_pa
 def test_skipped_updates_are_counted_and_their_batches_saved(tmp_path, runs):
     trainer, _ = skipping(runs, tmp_path, {3, 6})
     trainer.train()
-    counts = [each["skipped_updates"] for each in records(tmp_path) if "skipped_updates" in each]
+    counts = [each["left_out_updates"] for each in records(tmp_path) if "left_out_updates" in each]
     assert counts[1:7] == [0, 1, 1, 1, 2, 2][: len(counts[1:7])]
     saved = sorted(path.name for path in (tmp_path / "faults").iterdir())
     assert saved == ["update-3.safetensors", "update-6.safetensors"]

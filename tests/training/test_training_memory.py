@@ -5,6 +5,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from sdtt.training.flops import shape_of
+from sdtt.training.lora import LoraSettings, with_adapters
 from sdtt.training.memory import checkpoint_bytes, memory_of
 
 TEXTS, LENGTH = 4, 64
@@ -81,3 +82,16 @@ def test_a_checkpoint_weighs_what_was_estimated(tmp_path, runs):
     weight = sum((tmp_path / "checkpoint-1" / name).stat().st_size for name in names)
     estimate = checkpoint_bytes(network, teacher_parameters=network.parameters, ema=True)
     assert weight == pytest.approx(estimate, rel=0.02)
+
+
+def test_a_checkpoint_of_adapters_weighs_what_was_estimated(tmp_path, runs):
+    model = runs.masked_model(hidden_dim=96, n_blocks=2)
+    model = with_adapters(model, LoraSettings(lora_rank=16))
+    network = shape_of(model)
+    runs.distiller(tmp_path, model, rounds=1, steps_per_round=1).train()
+    names = ("adapter_model.safetensors", "optimizer.pt", "ema.safetensors", "teacher.safetensors")
+    weight = sum((tmp_path / "checkpoint-1" / name).stat().st_size for name in names)
+    estimate = checkpoint_bytes(
+        network, teacher_parameters=network.trained, ema=True, adapters=True
+    )
+    assert weight == pytest.approx(estimate, rel=0.05)

@@ -193,6 +193,7 @@ def test_each_round_leaves_one_student_and_its_average_that_load(pair, alone, jo
         assert farthest(mine, its) < FLOAT32
         config = json.loads((pair.folder / job / f"students/{name}/config.json").read_text())
         assert config["architectures"] == ["MDLMForMaskedLM"]
+        assert config["sdtt_sampling_steps"] == int(name[0])
 
 
 @pytest.mark.parametrize("job", ["ddp", "fsdp"])

@@ -1,5 +1,6 @@
 """Two processes that speak by gloo: what one of them meets, both act upon."""
 
+import errno
 import math
 import os
 import signal
@@ -132,6 +133,26 @@ def test_a_save_that_fails_in_one_process_fails_in_both(tmp_path, runs):
             save(folder)
 
         trainer._save_rng_state = fail
+        trainer.train()
+        return str(trainer.guard.failed_saves)
+
+    assert together(tmp_path, work) == ["0", "0"]
+    names = [path.name for path in checkpoints(tmp_path / "run")]
+    assert names == ["checkpoint-10", "checkpoint-8"]
+
+
+def test_a_model_that_one_process_cannot_write_keeps_the_others_from_no_meeting(tmp_path, runs):
+    def work(rank):
+        trainer = pair(runs, tmp_path / "run", save_steps=4.0, save_total_limit=9, ema_decay=0.9)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        save = model.save_pretrained
+
+        def fail(folder, **settings):
+            if rank == 0 and "checkpoint-4" in str(folder):
+                raise OSError(errno.ENOSPC, "full")
+            save(folder, **settings)
+
+        model.save_pretrained = fail
         trainer.train()
         return str(trainer.guard.failed_saves)
 

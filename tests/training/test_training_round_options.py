@@ -214,6 +214,10 @@ def test_the_count_of_skipped_updates_survives_a_restart(tmp_path, runs):
         ({"steps_per_round": [5, 5]}, "steps_per_round has 2 numbers for 5 rounds"),
         ({"max_steps": 100}, r"max_steps=100 contradicts the plan, whose 5 rounds have 50000"),
         ({"round_learning_rates": [1e-3]}, "round_learning_rates has 1 numbers for 5 rounds"),
+        (
+            {"round_learning_rates": [1e-3] * 5, "learning_rate": 2e-3},
+            "learning_rate=0.002 and round_learning_rates say two things",
+        ),
         ({"early_stop_interval": -1}, "early_stop_interval must be at least 0, got -1"),
         ({"early_stop_patience": -2}, "early_stop_patience must be at least 1, got -2"),
         ({"early_stop_min_delta": -0.1}, "early_stop_min_delta must be at least 0 nats, got -0.1"),

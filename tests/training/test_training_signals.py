@@ -13,6 +13,15 @@ from sdtt.training import signals
 from sdtt.training.signals import Interrupted, StopSignals
 from sdtt.training.state import checkpoints, fault
 
+
+@pytest.fixture(autouse=True)
+def interrupts():
+    """Ctrl-C is heard, also where the tests run in the background, whose shell has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 WHOLE = {"student_dropout": 0.1, "gradient_accumulation_steps": 2, "logging_steps": 3.0}
 
 

@@ -115,3 +115,8 @@ def test_a_share_of_1_minus_alpha_of_the_positions_is_masked():
         expected = 1 - schedule.alpha(drawn.t)
         error = (expected * (1 - expected) / 400).sqrt()
         assert ((share - expected).abs() < 4 * error).all()
+
+
+def test_no_places_have_no_noise():
+    noise = noise_of([], length=8, batch=4, seed=0, smallest_time=0.0)
+    assert (noise.t.shape, noise.u.shape, noise.lengths.shape) == ((0,), (0, 8), (0,))

@@ -104,7 +104,9 @@ def _probe(updates: int, training: Given[Any], make_trainer: Callable[[Any], Str
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="sdtt-probe-") as folder:
         args = training.make(**QUIET | FOR_PROBE | {"output_dir": folder})
-        accumulation = training.make(**QUIET).gradient_accumulation_steps
+        run = training.make(**QUIET)  # whose texts are taken up in micro-batches
+        at_once = run.per_device_train_batch_size * run.world_size
+        accumulation = run.texts_per_update // at_once
         return probe(lambda: make_trainer(args), updates=updates, accumulation=accumulation)
 
 

@@ -1,6 +1,7 @@
 """What the training verbs share: progress, resuming, and the validation at the end."""
 
 import json
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ MAY_DIFFER = frozenset(
     {"logging_steps", "save_steps", "save_total_limit", "report_to"}
     | {"per_device_train_batch_size", "gradient_accumulation_steps", "global_batch_size"}
     | {"fsdp", "fsdp_config", "teacher_sharding", "gather_dtype"}
+    | {"merge_lora", "activation_checkpointing", "gradient_checkpointing"}
+    | {"dataloader_num_workers", "logging_first_step", "run_name", "use_cpu"}
     | {"on_nonfinite", "max_skipped", "ema_device", "override_on_resume"}
     | {"sample_every", "sample_count", "sample_steps", "sample_sampler", "judge", "peak_tflops"}
 )
@@ -77,10 +80,10 @@ class Dashboard(TrainerCallback):
 
     Args:
         updates: Of the run.
-        plan: Its rounds, where it has some.
+        plan: Gives its rounds as they are now, where it has some: one may end early.
     """
 
-    def __init__(self, updates: int, plan: RoundPlan | None = None) -> None:
+    def __init__(self, updates: int, plan: Callable[[], RoundPlan | None] = lambda: None) -> None:
         self.updates, self.plan = updates, plan
         self.step = 0
         self.latest: dict[str, Any] = {}
@@ -109,9 +112,10 @@ class Dashboard(TrainerCallback):
     def line(self) -> str:
         """Such as "round 2/5, update 1,200/5,000, loss 0.0123, entropy 3.80 in 8 steps"."""
         parts = [f"update {self.step:,}/{self.updates:,}"]
-        if self.plan is not None:
-            now = self.plan.at(max(self.step - 1, 0))
-            parts.insert(0, f"round {now.index + 1}/{self.plan.rounds}")
+        plan = self.plan()
+        if plan is not None:
+            now = plan.at(max(self.step - 1, 0))
+            parts.insert(0, f"round {now.index + 1}/{plan.rounds}")
         if "loss" in self.latest:
             parts.append(f"loss {self.latest['loss']:.4g}")
         if "mfu" in self.latest:
@@ -157,7 +161,7 @@ def run_training(
     done = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
     tokens_per_update = round(trainer.mean_tokens_per_update)
     total = (trainer.args.max_steps - done) * tokens_per_update
-    board = Dashboard(trainer.args.max_steps, getattr(trainer, "plan", None))
+    board = Dashboard(trainer.args.max_steps, lambda: getattr(trainer, "plan", None))
     trainer.add_callback(board)
     if trainer.peak.flops_per_second is None:
         note(f"MFU is left out: {trainer.peak.source}")

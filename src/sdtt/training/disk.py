@@ -4,15 +4,18 @@ import errno
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers.trainer_utils import SaveStrategy
 from transformers.utils import logging
 
+from sdtt.training.sharding import is_sharded
 from sdtt.training.state import checkpoints
+from sdtt.training.teacher import own_tensors
 
 logger = logging.get_logger(__name__)
 
@@ -63,20 +66,33 @@ def check_writable(output: Path) -> None:
 
 def bytes_of(model: nn.Module) -> int:
     """Bytes of a model's weights and buffers."""
-    tensors = [*model.parameters(), *model.buffers()]
+    return _bytes([*model.parameters(), *model.buffers()])
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def checkpoint_bytes(model: nn.Module, teacher: nn.Module | None, optimizer: str, ema: bool) -> int:
-    """About what a checkpoint takes: the student, its optimiser's moments, EMA and teacher."""
+    """About what a checkpoint takes: the student, its optimiser's moments, EMA and teacher.
+
+    Of a student with adapters these alone are kept, and of a teacher what it does not share with
+    the student; where weights lie in parts nothing is shared.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
     moments = next((n for part, n in MOMENTS.items() if part in optimizer.lower()), 1)
     return (
-        bytes_of(model)
-        + moments * sum(p.numel() * p.element_size() for p in trained)
+        (_bytes(trained) if hasattr(model, "peft_config") else bytes_of(model))
+        + moments * _bytes(trained)
         + (4 * sum(p.numel() for p in trained) if ema else 0)
-        + (0 if teacher is None else bytes_of(teacher))
+        + (0 if teacher is None else _bytes_of_teacher(teacher, model))
     )
+
+
+def _bytes_of_teacher(teacher: nn.Module, student: nn.Module) -> int:
+    if is_sharded(teacher) or is_sharded(student):
+        return bytes_of(teacher)
+    return _bytes(own_tensors(teacher, student).values())
 
 
 def check_room(output: Path, args: Any, one: int, results: int = 0) -> None:

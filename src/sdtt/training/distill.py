@@ -4,7 +4,6 @@ import dataclasses
 import json
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,11 @@ from sdtt.training.rates import (
 from sdtt.training.rounds import SAMPLING_STEPS, Round
 from sdtt.training.sdtt_config import SDTTConfig
 from sdtt.training.sharding import Asked, fill, is_sharded
-from sdtt.training.state import TEACHER, TEACHER_ROUND, last_complete_checkpoint
+from sdtt.training.state import (
+    TEACHER,
+    TEACHER_ROUND,
+    write_aside,
+)
 from sdtt.training.stream import Noise, noise_of
 from sdtt.training.teacher import (
     DTYPES,
@@ -343,43 +346,39 @@ class SDTTTrainer(StreamTrainer):
         Raises:
             ValueError: If there is nothing whole to resume from.
         """
-        checkpoint = None
-        if resume_from_checkpoint is True:
-            checkpoint, _ = last_complete_checkpoint(Path(self.args.output_dir or "."))
-        elif resume_from_checkpoint:
-            checkpoint = Path(resume_from_checkpoint)
+        checkpoint = self._checkpoint_of(resume_from_checkpoint)
         if checkpoint is not None and self.args.early_stop_interval:
-            with suppress(OSError, ValueError):  # a damaged one is refused by name below
-                record = json.loads((checkpoint / TEACHER_ROUND).read_text(encoding="utf-8"))
-                if len(record.get("ended_at", ())) == self.plan.rounds:
-                    self.args.max_steps = self.stream.updates = record["ended_at"][-1]
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+            record = json.loads((checkpoint / TEACHER_ROUND).read_text(encoding="utf-8"))
+            if len(record.get("ended_at", ())) == self.plan.rounds:
+                self.args.max_steps = self.stream.updates = record["ended_at"][-1]
+        return super().train(str(checkpoint) if checkpoint else None, trial, ignore_keys_for_eval)
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+    def complete(self, logs: dict[str, float]) -> None:
         """Adds the round to every record, and the mean loss of the round so far."""
         logs |= self.where()
         if "loss" in logs:
             record = logs | {"step": self.state.global_step}
             logs["round_loss"] = mean_since(self.state.log_history, record)
-        super().log(logs, start_time)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         teacher = self.whole(self.teacher)
         if teacher is not None:
-            save_teacher(Path(output_dir) / TEACHER, teacher, self._sharer())
+            folder = Path(output_dir)
             record: dict[str, Any] = {"round": self.teacher_round, "ended_at": self.plan.ended_at}
             record |= dataclasses.asdict(self.plateau)
-            (Path(output_dir) / TEACHER_ROUND).write_text(json.dumps(record), encoding="utf-8")
+            self.write(lambda: save_teacher(folder / TEACHER, teacher, self._sharer()))
+            self.write(lambda: write_aside(folder / TEACHER_ROUND, json.dumps(record)))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
             return
         record = json.loads((Path(checkpoint) / TEACHER_ROUND).read_text(encoding="utf-8"))
         self.teacher_round = record["round"]
         self.plan = dataclasses.replace(self.args.plan, ended_at=tuple(record.get("ended_at", ())))
         self.plateau = Plateau(record.get("lowest"), record.get("stale", 0))
+        super()._load_optimizer_and_scheduler(checkpoint)  # rates follow from the plan
         student = self.accelerator.unwrap_model(self.model)
         if self.teacher_round > 0:  # from then on the teacher has the student's shape
             self._set_teacher(student)

@@ -23,6 +23,7 @@ from sdtt.training.peak import Peak
 from sdtt.training.pretrain import MDLMTrainer
 from sdtt.training.probe import Probe
 from sdtt.training.sdtt_config import SDTTConfig
+from sdtt.training.sharing import accumulation_steps
 
 HOUR = 3600.0
 
@@ -37,7 +38,7 @@ class Stage:
         updates: How many.
         learning_rate: AdamW's, after the warm-up.
         teacher_passes: Expected passes of the teacher over a text; None in pretraining.
-        tokens: That the network is trained on.
+        tokens: That the network is trained on; of texts of variable length the mean.
         flops: Operations that the mathematics needs, over all devices.
         hours: None where nothing says how fast they go.
     """
@@ -143,6 +144,7 @@ def estimate_of_distillation(
     network = shape_of(student)
     of_teacher = network if teacher is None else shape_of(teacher)
     length, texts = _length(student), _texts(args)
+    real = _real_share(args, length)
     schedule = SCHEDULES[args.schedule]
     stages = []
     for index, group in groupby(map(args.plan.at, range(args.plan.updates)), lambda r: r.index):
@@ -163,13 +165,15 @@ def estimate_of_distillation(
                 updates=updates,
                 learning_rate=args.learning_rate * args.rates.factors[index],
                 teacher_passes=passes.passes,
-                tokens=updates * texts * length,
-                flops=updates * flops.total,
+                tokens=round(updates * texts * length * real),
+                flops=updates * flops.total * real,
             )
         )
     # a teacher that was made of the student shares all weights that are not trained
     held = network.trained if teacher is None else max(of_teacher.parameters, network.trained)
-    students = 4 * (network.parameters + (network.trained if args.ema_decay else 0)) * len(stages)
+    whole = args.merge_lora or not hasattr(student, "peft_config")  # with the adapters beside it
+    each_student = 4 * (network.parameters if whole else network.trained)
+    students = each_student * (2 if args.ema_decay else 1) * len(stages)
     return _estimate(args, student, network, peak, tuple(stages), held, students)
 
 
@@ -177,6 +181,7 @@ def estimate_of_pretraining(args: StreamConfig, model: Any, peak: Peak) -> Estim
     """What a pretraining will ask for; see ``estimate_of_distillation``."""
     network = shape_of(model)
     length, texts = _length(model), _texts(args)
+    real = _real_share(args, length)
     smallest = MDLMTrainer.smallest_time
     share = 1.0 if network.causal else masked_share(SCHEDULES[args.schedule], smallest)
     flops = training_flops(
@@ -191,8 +196,8 @@ def estimate_of_pretraining(args: StreamConfig, model: Any, peak: Peak) -> Estim
         updates=args.max_steps,
         learning_rate=args.learning_rate,
         teacher_passes=None,
-        tokens=args.max_steps * texts * length,
-        flops=args.max_steps * flops.total,
+        tokens=round(args.max_steps * texts * length * real),
+        flops=args.max_steps * flops.total * real,
     )
     result = 4 * (network.parameters + (network.trained if args.ema_decay else 0))
     return _estimate(args, model, network, peak, (stage,), 0, result)
@@ -209,7 +214,12 @@ def _estimate(
 ) -> Estimate:
     length, texts = _length(model), args.per_device_train_batch_size
     ema = bool(args.ema_decay)
-    checkpoint = checkpoint_bytes(network, teacher_parameters=teacher_parameters, ema=ema)
+    checkpoint = checkpoint_bytes(
+        network,
+        teacher_parameters=teacher_parameters,
+        ema=ema,
+        adapters=hasattr(model, "peft_config"),
+    )
     saves = _saves(args, sum(stage.updates for stage in stages))
     # a checkpoint is written before the oldest one goes
     kept = saves if args.save_total_limit is None else min(saves, args.save_total_limit + 1)
@@ -229,7 +239,9 @@ def _estimate(
             ema=ema,
             half=args.bf16 or args.fp16,
             eager_heads=model.config.num_attention_heads if eager else 0,
-            checkpointing=bool(args.gradient_checkpointing or args.activation_checkpointing),
+            checkpointing=bool(
+                getattr(args, "activation_checkpointing", False) or args.gradient_checkpointing
+            ),
             shards=args.world_size if _is_sharded(args) else 1,
         ),
         checkpoint_bytes=checkpoint,
@@ -257,5 +269,20 @@ def _length(model: Any) -> int:
 
 
 def _texts(args: StreamConfig) -> int:
-    micro = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    return int(micro * args.world_size)
+    """Of an update over all devices.
+
+    Raises:
+        ValueError: If they cannot be shared evenly, as the run would.
+    """
+    accumulation_steps(
+        args.global_batch_size,
+        processes=args.world_size,
+        per_device=args.per_device_train_batch_size,
+        given=args.gradient_accumulation_steps,
+    )
+    return args.texts_per_update
+
+
+def _real_share(args: StreamConfig, length: int) -> float:
+    """The mean share of an update's tokens that are no padding: a cut text has (L + 1) / 2."""
+    return 1 - args.variable_length * (length - 1) / (2 * length)

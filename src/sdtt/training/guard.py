@@ -51,7 +51,8 @@ class Guard(TrainerCallback):
         """Forgets an earlier run."""
         self.progress: Progress | None = None
         self.failed_saves = self.stop = self._recorded = 0
-        self.left_out = False
+        self.left_out = self._saving = False
+        self._failure: str | None = None
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         self.watch = Watch(model, self.trainer.args.device)
 
@@ -69,7 +70,7 @@ class Guard(TrainerCallback):
         progress.loss_sums = [float(loss) for loss in losses]
         progress.recorded = int(self.trainer._globalstep_last_logged)
         if self.trainer.args.should_save:
-            progress.save(checkpoint)
+            self.write(lambda: progress.save(checkpoint))
 
     def on_train_begin(
         self,
@@ -166,7 +167,8 @@ class Guard(TrainerCallback):
             f"update {first} is not finite{late}: loss {loss:.6g}, {len(bad[0])} of {len(names)} "
             f"gradients{such}, {len(bad[1])} parameters; {where}\n"
             f"nothing of it was saved, the last checkpoint is {newest_marked(self.output)}; "
-            "resume with a lower learning_rate (override_on_resume) or on_nonfinite=skip",
+            "resume with a lower learning_rate or round_learning_rates (override_on_resume), "
+            "or with on_nonfinite=skip",
             first,
             file,
         )
@@ -199,7 +201,7 @@ class Guard(TrainerCallback):
         if self.trainer.args.on_nonfinite != "skip" or self.progress is None:
             return
         left_out, self.progress.skipped_since_record = self.progress.skipped_since_record, 0
-        record["skipped_updates"] = self.progress.skipped
+        record["left_out_updates"] = self.progress.skipped
         if left_out >= updates:
             del record["loss"]
         elif left_out:
@@ -268,12 +270,43 @@ class Guard(TrainerCallback):
         logger.warning(f"{message}; training goes on to the next save ({count} have failed)")
         return False
 
+    def write(self, save: Callable[[], None]) -> None:
+        """Writes files that are followed by something which all processes do together.
+
+        While a checkpoint is saved the first failure is kept for the end, and nothing more is
+        written: a process that left at once would keep the others waiting for ever.
+        """
+        if self._failure is not None:
+            return
+        try:
+            save()
+        except Exception as error:
+            words = write_failure(error)
+            if words is None or not self._saving:
+                raise
+            self._failure = words
+
+    def _write_all(self, write: Callable[[], None]) -> None:
+        """A checkpoint, but for its manifest; a failure that was kept is raised at the end."""
+        self._saving = True
+        try:
+            write()
+        except Exception as error:
+            if self._failure is None:
+                raise
+            raise SaveFailed(self._failure) from error  # the first says why
+        else:
+            if self._failure is not None:
+                raise SaveFailed(self._failure)
+        finally:
+            self._saving, self._failure = False, None
+
     def _attempt(self, checkpoint: Path, write: Callable[[], None]) -> str | None:
         """Saves once; why it failed, in any process, after which nothing is left of it."""
         first_process = self.trainer.args.should_save
         steps: tuple[tuple[Callable[[], None], bool], ...] = (
             (lambda: remove_checkpoint(checkpoint), False),
-            (write, True),
+            (lambda: self._write_all(write), True),
             (lambda: write_manifest(checkpoint), False),
         )
         for step, by_all in steps:

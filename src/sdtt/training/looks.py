@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
 
 from sdtt.evaluation.diversity import diversity
 from sdtt.evaluation.suite import Record, Sampling, draw_samples, measure, without_nan
+from sdtt.models.adapters import network_of
 from sdtt.models.causal import CausalLM
 from sdtt.models.checkpoints import load_model, load_tokenizer_of
 from sdtt.sampling.autoregressive import sample_autoregressive
 from sdtt.sampling.settings import SampleSettings
+from sdtt.training.disk import write_failure
 from sdtt.training.state import keep_records
 
 if TYPE_CHECKING:
     from sdtt.training.trainer import StreamTrainer
+
+logger = logging.get_logger(__name__)
 
 SAMPLES = "samples.jsonl"
 
@@ -107,6 +112,7 @@ class Looks(TrainerCallback):
         step = state.global_step
         if step % self.args.sample_every and not self.trainer.ends_round(step):
             return
+        self.trainer.guard.check_finite()  # nothing is drawn from what is not finite
         begun = time.perf_counter()
         short = self.look(step)
         if short:
@@ -118,16 +124,20 @@ class Looks(TrainerCallback):
         records = list(self._records())
         if not self.trainer.is_world_process_zero():
             return short
-        with self.path.open("a", encoding="utf-8") as file:
-            for record in records:
-                file.write(json.dumps({"step": step, **record}) + "\n")
-                for name in SHORT:
-                    if record.get(name) is not None:
-                        short[f"sample_{name}_{record['sampling_steps']}"] = record[name]
+        for record in records:
+            for name in SHORT:
+                if record.get(name) is not None:
+                    short[f"sample_{name}_{record['sampling_steps']}"] = record[name]
+        lines = "".join(json.dumps({"step": step, **record}) + "\n" for record in records)
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(lines)
+        except OSError as error:  # a look must not end a run
+            logger.warning(f"{self.path} takes no samples now: {write_failure(error) or error}")
         return short
 
     def _records(self) -> Iterator[Record]:
-        model: Any = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        model = network_of(self.trainer.accelerator.unwrap_model(self.trainer.model))
         if isinstance(model, CausalLM):
             yield self._record(model, self.length)
             return

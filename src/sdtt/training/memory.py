@@ -115,7 +115,17 @@ def activations_of_block(network: Network, length: int, size: int, eager_heads: 
     return stream + condition + weights * eager_heads * length
 
 
-def checkpoint_bytes(network: Network, *, teacher_parameters: int = 0, ema: bool = False) -> int:
-    """Bytes of a checkpoint: weights, AdamW's two moments, EMA and teacher, all in float32."""
+def checkpoint_bytes(
+    network: Network, *, teacher_parameters: int = 0, ema: bool = False, adapters: bool = False
+) -> int:
+    """Bytes of a checkpoint: weights, AdamW's two moments, EMA and teacher, all in float32.
+
+    Args:
+        network: What is trained.
+        teacher_parameters: Numbers of the teacher that it does not share with the network.
+        ema: Whether weights are averaged.
+        adapters: Whether it is a frozen base with adapters: they alone are kept.
+    """
+    weights = network.trained if adapters else network.parameters
     averaged = network.trained if ema else 0
-    return FLOAT32 * (network.parameters + 2 * network.trained + averaged + teacher_parameters)
+    return FLOAT32 * (weights + 2 * network.trained + averaged + teacher_parameters)

@@ -1,7 +1,7 @@
 """Training on many processes: DDP as transformers does it, FSDP2 by ``sharding.shard``."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +91,7 @@ def check_plugin(plugin: FullyShardedDataParallelPlugin) -> None:
         "fsdp_cpu_ram_efficient_loading must be false: every process reads the model": (
             plugin.cpu_ram_efficient_loading
         ),
-        "fsdp_activation_checkpointing must be false; use gradient_checkpointing": (
+        "fsdp_activation_checkpointing must be false; use activation_checkpointing": (
             plugin.activation_checkpointing
         ),
         "fsdp_state_dict_type must be FULL_STATE_DICT: checkpoints are whole": (
@@ -230,23 +230,30 @@ class ParallelTrainer(Trainer):
 
     # ---------------------------------------------------------------- checkpoints
 
+    def write(self, save: Callable[[], None]) -> None:
+        """Writes files of a checkpoint; a subclass may put a failure off until all have met."""
+        save()
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.sharding is not None:
             whole = self.whole_model()
             if whole is None:
                 return
             state_dict = whole.state_dict()
-        super()._save(output_dir, state_dict)
+        save = super()._save
+        self.write(lambda: save(output_dir, state_dict))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.sharding is None:
-            super()._save_optimizer_and_scheduler(output_dir)
+            save = super()._save_optimizer_and_scheduler
+            self.write(lambda: save(output_dir))
             return
         state = whole_optimizer_state(self.optimizer, keep=self.args.should_save)
         assert self.lr_scheduler is not None  # training has begun
+        schedule, folder = self.lr_scheduler.state_dict(), Path(output_dir)
         if self.args.should_save:
-            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+            self.write(lambda: torch.save(state, folder / OPTIMIZER_NAME))
+            self.write(lambda: torch.save(schedule, folder / SCHEDULER_NAME))
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None

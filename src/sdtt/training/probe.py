@@ -25,6 +25,8 @@ PROBE_SECONDS = 120.0
 
 FOR_PROBE: dict[str, Any] = {
     "gradient_accumulation_steps": 1,
+    "global_batch_size": None,
+    "push_to_hub": False,
     "sample_every": 0,
     "sample_steps": (),
     "judge": None,
@@ -120,8 +122,9 @@ def probe(make_trainer: Callable[[], StreamTrainer], *, updates: int, accumulati
     first = 1 if len(stopwatch.micro) > 1 else 0
     micro, optimiser = median(stopwatch.micro[first:]), median(stopwatch.optimiser[first:])
     seconds = accumulation * micro + optimiser
-    flops = trainer.update_flops()
-    rate = accumulation * flops.total / seconds
+    # of whole texts; padding is not needed
+    real = trainer.mean_tokens_per_update / (trainer.stream.batch * trainer.stream.length)
+    rate = accumulation * trainer.update_flops().total * real / seconds
     peak = trainer.peak.flops_per_second
     return Probe(
         updates=len(stopwatch.micro) - first,

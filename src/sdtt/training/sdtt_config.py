@@ -126,7 +126,16 @@ class SDTTConfig(StreamConfig):
         super().__post_init__()
         rates = self.rates
         if self.round_learning_rates is not None:
-            self.learning_rate = self.round_learning_rates[0]
+            first = self.round_learning_rates[0]
+            if self.learning_rate not in (
+                first,
+                SDTTConfig.__dataclass_fields__["learning_rate"].default,
+            ):
+                raise ValueError(
+                    f"learning_rate={self.learning_rate} and round_learning_rates say two things; "
+                    "leave learning_rate out"
+                )
+            self.learning_rate = first
         check_schedule(
             self.lr_scheduler_type,
             self.lr_scheduler_kwargs if isinstance(self.lr_scheduler_kwargs, dict) else None,

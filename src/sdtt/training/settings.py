@@ -80,6 +80,10 @@ def settings_of(trainer: Any) -> dict[str, Any]:
     }
     fields = [f.name for f in dataclasses.fields(args) if f.name in own | set(INHERITED)]
     derived = {"max_steps"} if hasattr(args, "plan") else set()  # it follows from the rounds
+    if getattr(args, "round_learning_rates", None):
+        derived.add("learning_rate")
+    if getattr(args, "ladder", None):
+        derived |= {"rounds", "start_steps", "teacher_steps"}
     record = {name: _plain(getattr(args, name)) for name in fields if name not in FREE | derived}
     record |= {
         "batch": trainer.stream.batch,

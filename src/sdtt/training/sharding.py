@@ -144,7 +144,7 @@ def gathered(
             whole = whole_tensor(wanted.get(name, part).detach())
             if keep:
                 own[name] = whole.to(device, part.dtype)
-    return _given(copy.deepcopy(model.__dict__[SKELETON]), own).to(device) if keep else None
+    return _given(_skeleton_of(model), own).to(device) if keep else None
 
 
 @torch.no_grad()
@@ -164,7 +164,15 @@ def sharded_copy(model: Model, weights: Mapping[str, Tensor] | None = None, **ho
             name: wanted.get(name, part).detach().to(part.device, part.dtype, copy=True)
             for name, part in model.named_parameters()
         }
-    return _given(shard(copy.deepcopy(model.__dict__[SKELETON]), **how), own)
+    return _given(shard(_skeleton_of(model), **how), own)
+
+
+def _skeleton_of(model: Any) -> Any:
+    """What a sharded model was, without weights; its config is that of now."""
+    skeleton = copy.deepcopy(model.__dict__[SKELETON])
+    if hasattr(model, "config"):
+        skeleton.config = copy.deepcopy(model.config)
+    return skeleton
 
 
 def _given(model: Model, parameters: Mapping[str, Tensor]) -> Model:

@@ -211,7 +211,9 @@ def noise_of(
     """
     names = [divmod(place, batch) for place in places]
     strata = {update: permutation(seed, f"{purpose}strata", update, batch) for update, _ in names}
-    own: Int[Tensor, " B"] = torch.stack([strata[update][index] for update, index in names])
+    own: Int[Tensor, " B"] = torch.tensor(
+        [int(strata[update][index]) for update, index in names], dtype=torch.int64
+    )
     within = uniforms(seed, f"{purpose}time", names, 1).squeeze(1)
     return Noise(
         t=stratified_times(within, own, batch, smallest_time),

@@ -3,7 +3,7 @@
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ from sdtt.training.state import (
     last_complete_checkpoint,
     newest_marked,
     save_into,
+    write_aside,
 )
 from sdtt.training.stream import Noise, Stream, collate, lengths_of, noise_of
 
@@ -323,10 +324,14 @@ class StreamTrainer(ParallelTrainer, ABC):
         if self.accelerator.scaler is None:  # a scaler of fp16 looks after its own overflows
             self.guard.watch.see_gradients()
 
+    def complete(self, logs: dict[str, float]) -> None:
+        """Adds to a record what a subclass knows; its loss is that of the updates that count."""
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds to a record what ``monitor`` describes."""
         if "loss" in logs:
             self.guard.correct(logs)
+        self.complete(logs)
         updates = self.state.global_step - self._last_log[1]
         if "loss" in logs and updates > 0:
             now = time.perf_counter()
@@ -438,23 +443,30 @@ class StreamTrainer(ParallelTrainer, ABC):
         if whole and self.args.should_save:  # older ones go only after this one is known to be so
             delete_old_checkpoints(checkpoint, limit)
 
+    def write(self, save: Callable[[], None]) -> None:
+        """Writes files of a checkpoint; the guard puts a failure off until all have met."""
+        self.guard.write(save)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
+        folder = Path(output_dir)
         if self.args.should_save:
-            save_settings(Path(output_dir), self.settings)
             record = json.dumps({"updates": self.skipped_updates})
-            (Path(output_dir) / SKIPPED).write_text(record, encoding="utf-8")
-        self.guard.save_progress(Path(output_dir))
+            self.write(lambda: save_settings(folder, self.settings))
+            self.write(lambda: write_aside(folder / SKIPPED, record))
+        self.guard.save_progress(folder)
         if self.ema is not None:
             shadow = whole_tensors(self.ema.shadow, keep=self.args.should_save)
             if self.args.should_save:
-                safetensors.torch.save_file(shadow, Path(output_dir) / EMA)
-        save_data_state(
-            self.stream,
-            Path(output_dir),
-            update=self.state.global_step,
-            process=self.args.process_index,
-            processes=self.args.world_size,
+                self.write(lambda: safetensors.torch.save_file(shadow, folder / EMA))
+        self.write(
+            lambda: save_data_state(
+                self.stream,
+                folder,
+                update=self.state.global_step,
+                process=self.args.process_index,
+                processes=self.args.world_size,
+            )
         )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
