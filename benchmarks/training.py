@@ -31,6 +31,7 @@ from parts.record import machine, names, table
 from parts.timing import interleaved, seconds, wait
 from torch import Tensor
 
+import sdtt
 from sdtt.diffusion.denoiser import Head
 from sdtt.diffusion.divergence import DIVERGENCES
 from sdtt.diffusion.noise import SCHEDULES, is_masked, mask, teacher_times
@@ -222,6 +223,23 @@ def pretraining(options: argparse.Namespace, device: torch.device) -> list[dict[
     return found
 
 
+def distillation_work(row: dict[str, Any], batch: int) -> dict[str, Any]:
+    """The seconds of an update without the optimiser, and the operations that it needs."""
+    with torch.device("meta"):
+        model = MDLMForMaskedLM(sdtt.preset(row["size"]))
+    shape, length = shape_of(model), model.config.model_length
+    masked, drawn = TIME * batch * length, DT * batch * length
+    flops = training_flops(shape, texts=batch, length=length, rows=masked)
+    flops += forward_flops(shape, texts=K * batch, length=length, rows=masked + drawn)
+    return {
+        "size": row["size"],
+        "what": "distillation",
+        "dtype": row["dtype"],
+        "seconds": row["seconds"] - row["optimiser"],
+        "tflop": flops.total / 1e12,
+    }
+
+
 def utilisation(
     found: list[dict[str, Any]], rates: dict[str, float], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
@@ -229,20 +247,10 @@ def utilisation(
     rows = []
     for row in found:
         if row.get("side") == "ours":
-            model = shape_of(network(row["size"], torch.float32, torch.device("cpu")))
-            length = 1024 if row["size"] != "tiny" else 64
-            tokens = options.batch * length
-            masked, drawn = TIME * tokens, DT * tokens
-            flops = training_flops(model, texts=options.batch, length=length, rows=masked)
-            flops += forward_flops(
-                model, texts=K * options.batch, length=length, rows=masked + drawn
-            )
-            seconds_ = row["seconds"] - row["optimiser"]
-            row = {"size": row["size"], "what": "distillation", "dtype": row["dtype"]}
-            row |= {"seconds": seconds_, "tflop": flops.total / 1e12}
-        elif "side" in row:
-            continue
-        rows.append(row | {"mfu": row["tflop"] / row["seconds"] / rates[row["dtype"]]})
+            rows.append(distillation_work(row, options.batch))
+        elif "side" not in row:
+            rows.append(row)
+    rows = [row | {"mfu": row["tflop"] / row["seconds"] / rates[row["dtype"]]} for row in rows]
     print(table(rows, MFU), flush=True)
     return rows
 
