@@ -89,6 +89,7 @@ RATES = "training/test_training_rates.py::test_"
 EARLY = "training/test_training_early_stop.py::test_"
 OPTIONS = "training/test_training_round_options.py::test_"
 LENGTHS = "training/test_training_lengths.py::test_"
+ORDER = "training/test_training_order.py::test_"
 GRIDS = "diffusion/test_diffusion_time_grids.py::test_"
 CORPUS = "data/test_data_corpus.py::test_"
 STREAMING = "data/test_data_streaming.py::test_"
@@ -617,6 +618,41 @@ MUTANTS = [
             DILATED + "a_chain_has_the_law_of_an_independent_first_step",
             DILATED + "positions_are_revealed_together_just_where_their_ranks_are_equal_modulo_N",
         ),
+    ),
+    Mutant(
+        "the parts of a dilated step are neighbours among its positions",
+        "sampling/dilated.py",
+        "place // count % total.clamp(1, parts)",
+        "place // count * parts // (total // count + 1)",
+        (ORDER + "a_step_of_the_student_is_one_residue_and_its_parts_are_the_finer_ones",),
+    ),
+    Mutant(
+        "the parts of a dilated step go in the order of the steps",
+        "sampling/dilated.py",
+        "residue_order((u * 2**26).frac(), free, total.clamp(1, parts))",
+        "residue_order(u, free, total.clamp(1, parts))",
+        (ORDER + "every_order_of_steps_and_of_parts_is_as_likely",),
+    ),
+    Mutant(
+        "a dilated order never begins with nothing visible",
+        "training/stream.py",
+        "(noise.t * steps).floor().clamp(0, steps - 1) + 1",
+        "(noise.t * steps).floor().clamp(1, steps - 1)",
+        (ORDER + "what_is_masked_are_whole_residues_of_the_students_steps",),
+    ),
+    Mutant(
+        "a dilated order holds for log-linear schedules only",
+        "training/stream.py",
+        "u=1 - schedule.alpha(revealed_at)",
+        "u=revealed_at",
+        (ORDER + "what_is_masked_are_whole_residues_of_the_students_steps",),
+    ),
+    Mutant(
+        "all rounds meet the dilated order of the first",
+        "training/distill.py",
+        "super().noise(places, length), self.plan.at(update)",
+        "super().noise(places, length), self.plan.at(0)",
+        (ORDER + "each_round_meets_the_order_of_its_own_students_steps",),
     ),
     Mutant(
         "prompts take a turn in a dilated order",

@@ -59,6 +59,35 @@ def places_of(order: Int[Tensor, "B L"]) -> Int[Tensor, "B L"]:
     return torch.empty_like(order).scatter_(1, order, step)
 
 
+def refined_order(
+    u: Float64[Tensor, "B L"], free: Bool[Tensor, "B L"], steps: int, parts: int
+) -> Int[Tensor, "B L"]:
+    """When each position is revealed by a dilated order whose every step is cut into some parts.
+
+    The j-th free position of a text belongs to the step of the residue j modulo N, and within it
+    to the part of the residue j // N modulo ``parts``; both orders are random. So parts of one step
+    lie ``parts`` N places apart: they are steps of a dilated order that is finer by that factor.
+
+    Args:
+        u: Uniforms: those of the first N free positions make the order of the steps, the lower bits
+            of the first ``parts`` that of the parts.
+        free: Where a token is wanted.
+        steps: N; of a text with fewer free positions, as many as it has.
+        parts: Into how many parts a step is cut.
+
+    Returns:
+        step * parts + part, in 0 .. N * parts - 1; entries that are not free mean nothing.
+    """
+    total = free.sum(1, keepdim=True)
+    count = total.clamp(1, steps)
+    place = rank_of_free(free)
+    step = residue_order(u, free, count).gather(1, place % count)
+    # the bits below 2^-26 decide nothing above, as good as independent of those that do
+    lower = residue_order((u * 2**26).frac(), free, total.clamp(1, parts))
+    part = lower.gather(1, place // count % total.clamp(1, parts))
+    return step * parts + part
+
+
 def plan_dilated(
     free: Bool[Tensor, "B L"], u: Float64[Tensor, "B L"], settings: DilatedSettings
 ) -> Plan:

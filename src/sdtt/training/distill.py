@@ -21,7 +21,7 @@ from sdtt.diffusion.tiled import tiled_divergence
 from sdtt.models.adapters import network_of
 from sdtt.training.early_stop import Plateau, shares
 from sdtt.training.ema import with_weights
-from sdtt.training.flops import Flops, distillation_flops, expected_passes, shape_of
+from sdtt.training.flops import Flops, distillation_flops, passes_of_round, shape_of
 from sdtt.training.lora import save_model
 from sdtt.training.monitor import mean_since
 from sdtt.training.rates import (
@@ -36,7 +36,7 @@ from sdtt.training.state import (
     TEACHER_ROUND,
     write_aside,
 )
-from sdtt.training.stream import Noise, noise_of
+from sdtt.training.stream import Noise, in_dilated_order, noise_of
 from sdtt.training.teacher import (
     DTYPES,
     check_teacher,
@@ -185,7 +185,7 @@ class SDTTTrainer(StreamTrainer):
         return distillation_flops(
             self.network,
             shape_of(self.teacher),
-            expected_passes(self.schedule, now.dt, now.teacher_steps, self.stream.length),
+            passes_of_round(self.args.noise_order, self.schedule, now, self.stream.length),
             texts=self.stream.batch,
             length=self.stream.length,
         )
@@ -193,6 +193,18 @@ class SDTTTrainer(StreamTrainer):
     def items(self, x: Tensor, places: list[int]) -> int:
         """Masked positions."""
         return int(self.noise(places, x.shape[1]).masked(self.schedule).sum())
+
+    def noise(self, places: list[int], length: int) -> Noise:
+        """The noise of the texts at these places of one update, in the order of its round."""
+        update = min(places, default=0) // self.stream.batch
+        return self._in_order(super().noise(places, length), self.plan.at(update))
+
+    def _in_order(self, noise: Noise, now: Round) -> Noise:
+        """The noise as the student of a round shall meet it."""
+        if self.args.noise_order == "random":
+            return noise
+        steps, parts = now.student_sampling_steps, now.teacher_steps
+        return in_dilated_order(noise, steps, parts, self.schedule)
 
     def loss_sum(self, model: nn.Module, x: Tensor, places: list[int]) -> Tensor:
         """The divergence summed over the masked positions."""
@@ -313,6 +325,7 @@ class SDTTTrainer(StreamTrainer):
                 smallest_time=self.smallest_time,
                 purpose="held-out/",
             )
+            noise = self._in_order(noise, now)
             loss = self._divergence_sum(model, x, noise, now).double().cpu()
             if counts:
                 total += torch.stack([loss, noise.masked(self.schedule).sum().double()])

@@ -13,8 +13,8 @@ from sdtt.training.config import StreamConfig
 from sdtt.training.flops import (
     Network,
     distillation_flops,
-    expected_passes,
     masked_share,
+    passes_of_round,
     shape_of,
     training_flops,
 )
@@ -150,7 +150,7 @@ def estimate_of_distillation(
     for index, group in groupby(map(args.plan.at, range(args.plan.updates)), lambda r: r.index):
         each = list(group)
         now, updates = each[0], len(each)
-        passes = expected_passes(schedule, now.dt, now.teacher_steps, length)
+        passes = passes_of_round(args.noise_order, schedule, now, length)
         flops = distillation_flops(
             network,
             of_teacher if index == 0 else network,

@@ -22,6 +22,7 @@ from sdtt.diffusion.noise import Schedule
 from sdtt.models.adapters import network_of
 from sdtt.models.blocks import ConstantCondition, Modulation
 from sdtt.models.causal import CausalLM
+from sdtt.training.rounds import Round
 
 QUADRATURE = 4096
 """Points of the midpoint rule over t in [smallest, 1]."""
@@ -185,6 +186,27 @@ def expected_passes(schedule: Schedule, dt: float, teacher_steps: int, length: i
     drawn = sum((float(q.mean()) for q in decided), 0.0)
     passes = sum(float((1 - (1 - q) ** length).mean()) for q in [*decided, hidden[-1]])
     return Passes(float(hidden[0].mean()), drawn, passes)
+
+
+def dilated_passes(student_steps: int, teacher_steps: int) -> Passes:
+    """What k teacher steps ask of a text whose masks a dilated order of N student steps leaves.
+
+    n = 1 .. N steps are left, each as likely, so (N + 1) / 2N of the text is masked; all passes but
+    the last decide, and draw, a k-th of a step each, and every one decides something.
+
+    Args:
+        student_steps: N.
+        teacher_steps: k.
+    """
+    drawn = (teacher_steps - 1) / (teacher_steps * student_steps)
+    return Passes((student_steps + 1) / (2 * student_steps), drawn, teacher_steps)
+
+
+def passes_of_round(order: str, schedule: Schedule, now: Round, length: int) -> Passes:
+    """What the teacher steps of a round ask of a text, in either order of the noise."""
+    if order == "dilated":
+        return dilated_passes(now.student_sampling_steps, now.teacher_steps)
+    return expected_passes(schedule, now.dt, now.teacher_steps, length)
 
 
 def distillation_flops(

@@ -41,6 +41,13 @@ class SDTTConfig(StreamConfig):
         default="paper",
         metadata={"help": "times of the teacher's steps: paper, or released, the published code's"},
     )
+    noise_order: Literal["random", "dilated"] = field(
+        default="random",
+        metadata={
+            "help": "masks that the student meets: the process's, or those of a dilated order of "
+            "its own number of steps, which its teacher refines"
+        },
+    )
     ladder: list[int] | None = field(
         default=None,
         metadata={
@@ -194,6 +201,12 @@ class SDTTConfig(StreamConfig):
         if self.time_grid not in TIME_GRIDS:
             raise ValueError(
                 f"unknown time_grid {self.time_grid!r}; there are {', '.join(TIME_GRIDS)}"
+            )
+        if self.noise_order not in ("random", "dilated"):
+            raise ValueError(f"noise_order must be 'random' or 'dilated', got {self.noise_order!r}")
+        if self.noise_order == "dilated" and self.time_grid != "paper":
+            raise ValueError(
+                f"noise_order='dilated' has times of its own: leave out time_grid={self.time_grid}"
             )
 
     def _check_rounds(self) -> None:

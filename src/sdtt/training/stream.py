@@ -1,7 +1,7 @@
 """The order of the data: which block stands at which place of which update."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from sdtt.data.stream_state import StreamState
 from sdtt.data.streaming import StreamedBlocks
 from sdtt.diffusion.noise import Schedule, is_masked, stratified_times
 from sdtt.diffusion.uniforms import permutation, uniforms
+from sdtt.sampling.dilated import refined_order
 
 REMEMBERED = 64
 """Updates whose texts a stream can still tell, for those who look for a fault."""
@@ -157,6 +158,26 @@ class Noise:
         if int(self.lengths.min()) == self.u.shape[1]:
             return None
         return self.real.to(device)
+
+
+def in_dilated_order(noise: Noise, steps: int, parts: int, schedule: Schedule) -> Noise:
+    """Masks that a dilated order of N steps leaves after some of them, in place of the process's.
+
+    The time becomes n / N, where n = 1 .. N steps are left, each as likely; and u is such that the
+    positions of each step are revealed within its 1 / N of the time, those of its parts one part
+    after the other. So between n / N and (n - 1) / N the next step of a student of N steps is
+    revealed, and between times 1 / (N * parts) apart the steps of a teacher that refines it.
+
+    Args:
+        noise: Its t chooses how many steps are left, its u the order.
+        steps: N.
+        parts: Into how many steps of a teacher one of them is cut.
+        schedule: alpha(t) of what reads the noise.
+    """
+    left = (noise.t * steps).floor().clamp(0, steps - 1) + 1
+    when = refined_order(noise.u, noise.real, steps, parts)
+    revealed_at = 1 - (when.double() + 0.5) / (steps * parts)
+    return replace(noise, t=left / steps, u=1 - schedule.alpha(revealed_at))
 
 
 def is_real(lengths: Int64[Tensor, " B"], length: int) -> Bool[Tensor, "B {length}"]:
