@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types contract mutants bench lock
+.PHONY: help demo test check lint types contract mutants bench pair figure lock
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,36 @@ bench: $(FOR_TESTS)  ## speed and memory, each against an alternative in the sam
 	  found=yes; echo "== $$file"; $(BIN)/python "$$file"; \
 	done; \
 	[ -n "$$found" ] || echo "There are no benchmarks yet: benchmarks/*.py is empty."
+
+# The files are the targets: a run that is done is not begun again, one that was cut off goes on.
+PAIR := runs/pair
+RECIPES := configs/recipes
+SHARDS = $(SDTT_DATA)/gutenberg/train-00.jsonl.xz,$(SDTT_DATA)/gutenberg/train-01.jsonl.xz
+
+pair: $(PAIR)/student/finished  ## train and measure the shipped pair, in hours: make pair SDTT_DATA=folder
+	$(BIN)/python studies/pair.py measure --run $(PAIR) --data $(SDTT_DATA)/gutenberg
+	$(BIN)/python studies/pair.py draw
+
+$(PAIR)/judge/finished: | $(FOR_TESTS)
+	@test -n "$(SDTT_DATA)" || { echo "make pair needs the text: make pair SDTT_DATA=/folder/that/holds/gutenberg"; exit 2; }
+	$(BIN)/sdtt pretrain --config $(RECIPES)/pair_judge.yaml --data "$(SHARDS)" --output $(@D) --auto-resume
+	@touch $@
+
+$(PAIR)/start/finished: $(PAIR)/judge/finished
+	$(BIN)/sdtt pretrain --config $(RECIPES)/pair_start.yaml --data "$(SHARDS)" --output $(@D) --tokenizer $(PAIR)/judge --auto-resume
+	@touch $@
+
+$(PAIR)/teacher/finished: $(PAIR)/start/finished
+	$(BIN)/sdtt pretrain --config $(RECIPES)/pair_teacher.yaml --data "$(SHARDS)" --output $(@D) --init-from $(PAIR)/start --judge $(PAIR)/judge --auto-resume
+	@touch $@
+
+$(PAIR)/student/finished: $(PAIR)/teacher/finished
+	$(BIN)/sdtt distill --config $(RECIPES)/pair_student.yaml --data "$(SHARDS)" --output $(@D) --model $(PAIR)/teacher --judge $(PAIR)/judge --auto-resume
+	@touch $@
+
+figure: $(FOR_TESTS)  ## the pair's table and figure, results/pair/, from its records
+	$(BIN)/python studies/pair.py draw
+	$(BIN)/python studies/gains.py table
 
 lock:  ## pin the newest versions that pyproject.toml allows in requirements/lock.txt
 	rm -rf .venv/lock

@@ -1,0 +1,123 @@
+"""The shipped pair: its measurements, its table and its figure.
+
+    python studies/pair.py measure --run runs/pair --data $SDTT_DATA/gutenberg
+    python studies/pair.py draw
+
+`measure` goes on where it stopped; `draw` needs the records only.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from measuring import Cell, Study, held_out, inference_model
+from sdtt.evaluation.readability import build_reference, load_reference, save_reference
+from sdtt.report.pair import read_records, write_pair_report
+
+from sdtt.data.corpus import documents
+from sdtt.models.checkpoints import load_model, load_tokenizer_of
+
+ROOT = Path(__file__).resolve().parents[1]
+SEEDS = 3
+NUM_SAMPLES = 64
+LADDER = (64, 32, 16, 8, 4, 2)
+TEMPERATURES = (0.9, 1.1)
+"""Beside 1: between them the control is interpolated."""
+FLOAT32_STEPS = (128, 8)
+
+
+def students_of(run: Path) -> list[tuple[int, Path]]:
+    """The steps and folders of the students, by round."""
+    folders = [path for path in (run / "student" / "students").iterdir() if path.name.isdigit()]
+    return sorted(((int(path.name), path) for path in folders), reverse=True)
+
+
+def teacher_cells(temperature: float, ladder: tuple[int, ...] = LADDER) -> Iterator[Cell]:
+    """The teacher in both orders."""
+    for order in ("dilated", "random"):
+        for steps in reversed(ladder):
+            for seed in range(SEEDS):
+                yield Cell("teacher", "teacher", order, steps, seed, temperature)
+
+
+def student_cells(number: int, taught: int) -> Iterator[Cell]:
+    """A student in both orders."""
+    name = f"student of round {number}, {taught} steps"
+    for order in ("dilated", "random"):
+        for steps in reversed(LADDER):
+            for seed in range(SEEDS):
+                yield Cell(name, "student", order, steps, seed, student_steps=taught)
+
+
+def reference_of(run: Path, data: Path) -> Any:
+    """The trigrams of the training text, computed once."""
+    file = run / "trigrams.npy"
+    if not file.is_file():
+        train = [data / f"train-0{index}.jsonl.xz" for index in (0, 1)]
+        save_reference(build_reference(map(str, documents(train, unwrap=True))), file)
+    return load_reference(file)
+
+
+def study_of(run: Path, data: Path, records: Path, num_samples: int) -> Study:
+    """A study under the run's judge, with books of the validation split as real text."""
+    judge = run / "judge"
+    texts = held_out(str(data / "valid.jsonl.xz"), load_tokenizer_of(judge), 128)
+    return Study(records, judge, reference_of(run, data), texts, num_samples)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """All cells of the main table."""
+    run = options.run
+    study = study_of(run, options.data, options.output / "records.jsonl", NUM_SAMPLES)
+    seeds = range(SEEDS)
+    study.measure([Cell("real text", "text", seed=seed) for seed in seeds], lambda: None)
+
+    def teacher() -> Any:
+        return inference_model(run / "teacher")
+
+    study.measure(teacher_cells(1.0), teacher)
+    for number, (taught, folder) in enumerate(students_of(run), 1):
+        study.measure(student_cells(number, taught), lambda folder=folder: inference_model(folder))
+    for temperature in TEMPERATURES:
+        study.measure(teacher_cells(temperature), teacher)
+    length = load_model(run / "teacher").config.model_length
+    study.measure(teacher_cells(1.0, (length,)), teacher)
+    study.measure(
+        [
+            Cell("teacher", "teacher", "random", steps, seed, draws="float32")
+            for steps in FLOAT32_STEPS
+            for seed in seeds
+        ],
+        teacher,
+    )
+    study.measure(
+        [
+            Cell("autoregressive", "autoregressive", seed=seed, top_p=top_p)
+            for top_p in (1.0, 0.95)
+            for seed in seeds
+        ],
+        lambda: load_model(run / "start", causal=True),
+    )
+
+
+def draw(options: argparse.Namespace) -> None:
+    """Table and figure from the records."""
+    print(write_pair_report(read_records(options.output / "records.jsonl"), options.output))
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("measure", "draw"))
+    parser.add_argument("--run", type=Path, default=ROOT / "runs" / "pair")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--output", type=Path, default=ROOT / "results" / "pair")
+    options = parser.parse_args()
+    if options.what == "measure" and options.data is None:
+        parser.error("measure needs --data, the folder of train-00.jsonl.xz and valid.jsonl.xz")
+    {"measure": measure, "draw": draw}[options.what](options)
+
+
+if __name__ == "__main__":
+    main()
