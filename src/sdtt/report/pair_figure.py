@@ -179,7 +179,7 @@ def _time_axis(axes: Axes, series: list[Series]) -> None:
     top = axes.secondary_xaxis("top")
     top.xaxis.set_major_locator(FixedLocator([float(steps or 1) for steps in timed]))
     top.xaxis.set_minor_locator(NullLocator())
-    top.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{timed[round(x)]:.2g}"))
+    top.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{_seconds(timed[round(x)])}"))
     top.set_xlabel("seconds a sample (teacher, dilated order)", labelpad=5)
     top.spines["top"].set_linewidth(0.6)
 
@@ -197,3 +197,9 @@ def _key(axes: Axes, series: list[Series], controls: bool) -> None:
         hollow = {"marker": "o", "markersize": 6.2, "markerfacecolor": "none"}
         entries.append(Line2D([], [], color=GREY, linestyle="", label=name, **hollow))
     axes.legend(handles=entries, loc="upper right", frameon=False, handlelength=2.6)
+
+
+def _seconds(value: float) -> str:
+    """Two digits, or all before the point: 0.034, 0.20, 1.5, 12, 120."""
+    places = max(1 - math.floor(math.log10(value)), 0)
+    return f"{value:.{places}f}"
