@@ -106,6 +106,9 @@ DISK = "training/test_training_disk.py::test_"
 RESUMED = "training/test_training_settings.py::test_"
 EMA = "training/test_training_ema.py::test_"
 PROCESSES = "training/test_training_processes.py::test_"
+READABILITY = "evaluation/test_evaluation_readability.py::test_"
+FRONTIER = "evaluation/test_evaluation_frontier.py::test_"
+PAIR = "report/test_report_pair.py::test_"
 
 MUTANTS = [
     Mutant(
@@ -1900,6 +1903,95 @@ MUTANTS = [
         "        self._prepare_acting()  # a packed form has weights of its own\n",
         "",
         (TEACHER + "a_run_with_a_packed_teacher_is_taken_up_to_the_same_end",),
+    ),
+    Mutant(
+        "a trigram is known in any order of its words",
+        "evaluation/readability.py",
+        "found = _mix(found + ids[i : i + count])",
+        "found = found + _mix(ids[i : i + count])",
+        (READABILITY + "the_order_of_words_matters",),
+    ),
+    Mutant(
+        "every text weighs the same in the share of trigrams",
+        "evaluation/readability.py",
+        "share = len(n), k.sum() / n.sum()",
+        "share = len(n), (k / n).mean()",
+        (READABILITY + "the_share_is_over_all_trigrams_together_and_its_error_that_of_a_ratio",),
+    ),
+    Mutant(
+        "short texts are not counted as left out",
+        "evaluation/readability.py",
+        "m, len(grams) - m)",
+        "m, 0)",
+        (READABILITY + "texts_without_three_words_are_left_out_and_counted",),
+    ),
+    Mutant(
+        "the control's line runs between perplexities, not their logarithms",
+        "evaluation/frontier.py",
+        "nll=(1 - w) * cold.nll + w * warm.nll,",
+        "nll=math.log((1 - w) * math.exp(cold.nll) + w * math.exp(warm.nll)),",
+        (
+            FRONTIER
+            + "between_two_temperatures_ln_perplexity_and_temperature_lie_on_a_line_over_entropy",
+        ),
+    ),
+    Mutant(
+        "the control's error forgets the student's entropy",
+        "evaluation/frontier.py",
+        "nll_se=math.hypot(own, slope * ends, slope * entropy_se),",
+        "nll_se=math.hypot(own, slope * ends),",
+        (
+            FRONTIER + "the_error_counts_both_ends_and_all_entropies_through_the_slope",
+            PAIR + "the_error_of_the_ratio_counts_that_of_the_students_entropy_through_the_slope",
+        ),
+    ),
+    Mutant(
+        "the control is extrapolated to any entropy",
+        "evaluation/frontier.py",
+        "if not lowest.entropy - TOLERANCE - 1e-9 <= entropy",
+        "if not -math.inf <= entropy",
+        (
+            FRONTIER + "an_entropy_farther_beyond_the_temperatures_is_refused",
+            PAIR + "an_entropy_beyond_the_temperatures_is_not_matched",
+        ),
+    ),
+    Mutant(
+        "steps are interpolated on a linear scale",
+        "evaluation/frontier.py",
+        "StepsNeeded(math.exp((1 - w) * math.log(few) + w * math.log(many)))",
+        "StepsNeeded((1 - w) * few + w * many)",
+        (FRONTIER + "between_two_rungs_ln_perplexity_is_linear_in_the_logarithm_of_steps",),
+    ),
+    Mutant(
+        "a student is compared with the teacher at temperature 1",
+        "report/pair_compare.py",
+        "[cell.point for cell in cells], student.entropy, student.entropy_se)",
+        "[cell.point for cell in cells], 4.0, student.entropy_se)",
+        (
+            PAIR + "a_student_is_beside_the_teacher_at_its_own_entropy",
+            PAIR + "a_student_that_is_only_colder_has_gained_nothing",
+        ),
+    ),
+    Mutant(
+        "a gain of unknown error is claimed",
+        "report/pair_compare.py",
+        "if not abs(self.difference) > NOISE * self.error:",
+        "if abs(self.difference) <= NOISE * self.error:",
+        (PAIR + "an_unknown_error_claims_nothing",),
+    ),
+    Mutant(
+        "the best student is beside the control of its own order only",
+        "report/pair_compare.py",
+        "compare(pair, student, orders) for student in students",
+        "compare(pair, student, [student.order]) for student in students",
+        (PAIR + "the_control_of_the_best_is_the_best_order_of_the_teacher",),
+    ),
+    Mutant(
+        "the errors of seeds are not combined",
+        "report/pair_records.py",
+        "return math.hypot(*_numbers(group, name)) / len(group)",
+        "return _mean(_numbers(group, name))",
+        (PAIR + "seeds_of_a_cell_are_averaged_and_their_errors_combined",),
     ),
 ]
 

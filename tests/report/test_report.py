@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from sdtt.report.axes import DOTS_PER_INCH, spread
 from sdtt.report.demo import write_report
-from sdtt.report.figures import DOTS_PER_INCH, SIZE, plot_ladder, spread
+from sdtt.report.figures import SIZE, plot_ladder
 from sdtt.report.ladder import read_ladder
 from sdtt.report.tables import gains, ladder_table, settings_table, verdict
 

@@ -2,10 +2,11 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sdtt.report.figures import plot_ladder
+from sdtt.report.files import write_aside
 from sdtt.report.ladder import Metrics
 from sdtt.report.tables import (
     ENTROPY_TOLERANCE,
@@ -53,17 +54,10 @@ def write_report(metrics: Metrics, samples: Mapping[str, Sequence[str]], folder:
     folder.mkdir(parents=True, exist_ok=True)
     numbers = json.dumps(metrics, indent=2, default=str) + "\n"
     report = "\n\n".join(_sections(metrics, samples, folder)) + "\n"
-    _write_aside(folder / "ladder.png", lambda path: plot_ladder(metrics, path))
-    _write_aside(folder / "metrics.json", lambda path: path.write_text(numbers, "utf-8"))
-    _write_aside(folder / "report.md", lambda path: path.write_text(report, "utf-8"))
+    write_aside(folder / "ladder.png", lambda path: plot_ladder(metrics, path))
+    write_aside(folder / "metrics.json", lambda path: path.write_text(numbers, "utf-8"))
+    write_aside(folder / "report.md", lambda path: path.write_text(report, "utf-8"))
     return folder / "report.md"
-
-
-def _write_aside(path: Path, write: Callable[[Path], object]) -> None:
-    """A reader never meets half a file."""
-    aside = path.with_name(f".{path.stem}.partial{path.suffix}")
-    write(aside)
-    aside.replace(path)
 
 
 def _sections(

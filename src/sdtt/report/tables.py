@@ -1,11 +1,12 @@
 """Tables and sentences from the demo's metrics."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from sdtt.report.ladder import Cell, Ladder, Metrics, read_ladder
+from sdtt.report.words import digits, in_steps, markdown
 
 ENTROPY_TOLERANCE = 0.02  # nats; perplexities further apart in entropy than this are not compared
 NOISE = 3.0  # standard errors below which nothing is claimed: 5 % in all at 8 comparisons need 2.7
@@ -107,7 +108,7 @@ def ladder_table(metrics: Metrics) -> str:
     }
     blank = [""] * (len(ladder.steps) - 1)
     rows += [[name, _text(cell), *blank] for name, cell in levels.items() if cell]
-    return _markdown(["perplexity / entropy", *(_steps([s]) for s in ladder.steps)], rows)
+    return markdown(["perplexity / entropy", *(in_steps([s]) for s in ladder.steps)], rows)
 
 
 def gains_table(metrics: Metrics) -> str:
@@ -123,9 +124,9 @@ def gains_table(metrics: Metrics) -> str:
         [
             f"{gain.round}",
             f"{gain.steps}",
-            _number(gain.student_perplexity),
-            _number(gain.control_perplexity),
-            "" if gain.standard_error is None else f"±{_number(gain.standard_error)}",
+            digits(gain.student_perplexity),
+            digits(gain.control_perplexity),
+            "" if gain.standard_error is None else f"±{digits(gain.standard_error)}",
             f"{gain.ratio:.3f}",
             f"{gain.entropy_difference:+.3f}",
             gain.outcome,
@@ -133,7 +134,7 @@ def gains_table(metrics: Metrics) -> str:
         for gain in gains(metrics)
     ]
     head = ["round", "steps", "student", "control", "±", "ratio", "entropy", "the student is"]
-    return _markdown(head, rows) if rows else ""
+    return markdown(head, rows) if rows else ""
 
 
 def verdict(metrics: Metrics) -> str:
@@ -164,7 +165,7 @@ def settings_table(metrics: Metrics) -> str:
         A markdown table of names and values.
     """
     rows = [[name, value] for name, value in _flat(metrics.get("settings", {}))]
-    return _markdown(["setting", "value"], rows, right=False)
+    return markdown(["setting", "value"], rows, right=False)
 
 
 def _students_sentences(ladder: Ladder, measured: Sequence[Gain]) -> Iterator[str]:
@@ -182,7 +183,7 @@ def _students_sentences(ladder: Ladder, measured: Sequence[Gain]) -> Iterator[st
         )
     wins = [gain for gain in last if gain.outcome == "better"]
     if wins:
-        yield f"{name} beats its control at {_steps(gain.steps for gain in wins)}."
+        yield f"{name} beats its control at {in_steps(gain.steps for gain in wins)}."
         yield _best_sentence(ladder, min(wins, key=lambda gain: gain.ratio), len(wins) > 1)
     elif last:
         yield f"{name} does not beat its control at {limit}."
@@ -195,8 +196,8 @@ def _best_sentence(ladder: Ladder, gain: Gain, several: bool) -> str:
     temperature = ladder.controls[gain.round][gain.steps].temperature
     cooled = f" (T {temperature:.2f})" if temperature is not None else ""
     text = (
-        f"{'Most at ' + _steps([gain.steps]) + ': its' if several else 'Its'} judge perplexity is"
-        f" {_number(gain.student_perplexity)} against {_number(gain.control_perplexity)} for the"
+        f"{'Most at ' + in_steps([gain.steps]) + ': its' if several else 'Its'} judge perplexity is"
+        f" {digits(gain.student_perplexity)} against {digits(gain.control_perplexity)} for the"
         f" teacher cooled to the same entropy{cooled}, {1 / gain.ratio:.2f} times lower, with"
         f" entropies {abs(gain.entropy_difference):.3f} nats apart"
     )
@@ -217,7 +218,7 @@ def _other_sentences(last: Sequence[Gain]) -> Iterator[str]:
     for outcome, reason in reasons.items():
         found = [gain for gain in last if gain.outcome == outcome]
         if found:
-            yield f"At {_steps(gain.steps for gain in found)} {reason}."
+            yield f"At {in_steps(gain.steps for gain in found)} {reason}."
 
 
 def _earlier_sentences(earlier: Sequence[Gain]) -> Iterator[str]:
@@ -227,8 +228,8 @@ def _earlier_sentences(earlier: Sequence[Gain]) -> Iterator[str]:
         return
     gain = min(wins, key=lambda gain: gain.ratio)
     yield (
-        f"An earlier one does: that of round {gain.round} at {_steps([gain.steps])}, with"
-        f" {_number(gain.student_perplexity)} against {_number(gain.control_perplexity)},"
+        f"An earlier one does: that of round {gain.round} at {in_steps([gain.steps])}, with"
+        f" {digits(gain.student_perplexity)} against {digits(gain.control_perplexity)},"
         f" {1 / gain.ratio:.2f} times lower."
     )
 
@@ -238,8 +239,8 @@ def _teacher_sentences(ladder: Ladder) -> Iterator[str]:
     if many == few:
         return
     high, low = ladder.teacher[few], ladder.teacher[many]
-    start = f"{_number(high.perplexity)} at {_steps([few])}"
-    end = f"{_number(low.perplexity)} at {many}"
+    start = f"{digits(high.perplexity)} at {in_steps([few])}"
+    end = f"{digits(low.perplexity)} at {many}"
     entropies = f"its entropy goes from {high.entropy:.2f} to {low.entropy:.2f} nats"
     if low.perplexity < high.perplexity:
         factor = f"{high.perplexity / low.perplexity:.1f} times lower"
@@ -250,18 +251,7 @@ def _teacher_sentences(ladder: Ladder) -> Iterator[str]:
 
 def _text(cell: Cell) -> str:
     temperature = f" (T {cell.temperature:.2f})" if cell.temperature is not None else ""
-    return f"{_number(cell.perplexity)} / {cell.entropy:.2f}{temperature}"
-
-
-def _number(x: float) -> str:
-    """Three digits, or all before the point: 5.31, 39.4, 151, 12,345."""
-    return f"{x:.2f}" if x < 9.995 else f"{x:.1f}" if x < 99.95 else f"{x:,.0f}"
-
-
-def _steps(steps: Iterable[int]) -> str:
-    """In words: '16, 8 and 4 steps'."""
-    *most, last = [str(s) for s in steps]
-    return f"{', '.join(most)} and {last} steps" if most else f"{last} step{'s' * (last != '1')}"
+    return f"{digits(cell.perplexity)} / {cell.entropy:.2f}{temperature}"
 
 
 def _flat(settings: Metrics, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -277,16 +267,3 @@ def _flat(settings: Metrics, prefix: str = "") -> Iterator[tuple[str, str]]:
 def _plain(value: object) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     return " ".join(text.split()).replace("|", "\\|")
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], right: bool = True) -> str:
-    """A table, padded so that it reads well unrendered; all columns but the first to the right."""
-    widths = [max(3, *(len(row[i]) for row in [head, *rows])) for i in range(len(head))]
-    aligned = [str.rjust if right and i else str.ljust for i in range(len(head))]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = (pad(cell, width) for pad, cell, width in zip(aligned, cells, widths, strict=True))
-        return "| " + " | ".join(padded) + " |"
-
-    rule = ["-" * (w - 1) + ":" if right and i else "-" * w for i, w in enumerate(widths)]
-    return "\n".join([line(head), line(rule), *(line(row) for row in rows)])
