@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from peers import draw_as_the_peers_do
-from sdtt.evaluation.readability import readability
 from torch import Tensor
 
 from sdtt.data.packing import load_blocks
 from sdtt.evaluation.diversity import diversity
 from sdtt.evaluation.judge import judge_perplexity
+from sdtt.evaluation.readability import readability
 from sdtt.models.checkpoints import load_model, load_tokenizer_of
 from sdtt.sampling.autoregressive import sample_autoregressive
 from sdtt.sampling.canvas import canvas_of
