@@ -5,7 +5,9 @@ import math
 
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 
+from sdtt.report.axes import DOTS_PER_INCH
 from sdtt.report.pair import (
     pair_table,
     read_records,
@@ -14,7 +16,7 @@ from sdtt.report.pair import (
     write_pair_report,
 )
 from sdtt.report.pair_compare import best, compare, comparisons
-from sdtt.report.pair_figure import plot_pair
+from sdtt.report.pair_figure import SIZE, plot_pair
 from sdtt.report.pair_records import read_pair
 
 LENGTH = 64
@@ -266,6 +268,9 @@ def test_the_report_folder_holds_three_whole_files_and_starts_with_the_summary(t
     assert text.startswith("* " + summary(read_pair(records))[0])
     assert pair_table(read_pair(records)) in text
     assert "One seed a cell." in text
+    pixels = imread(path.parent / "pair.png")
+    assert pixels.shape[1::-1] == tuple(round(DOTS_PER_INCH * inches) for inches in SIZE)
+    assert "<text" not in (path.parent / "pair.svg").read_text("utf-8")  # outlines: no font needed
 
 
 def test_the_figure_names_every_model_and_tells_the_teachers_time(tmp_path, monkeypatch):

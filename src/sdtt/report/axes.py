@@ -16,7 +16,7 @@ EARLIER = "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#E69F00"
 GREY = "#666666"
 
 # Type 42: a PDF carries its TrueType fonts, as publishers ask; an SVG carries outlines.
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.size": 8.5,
     "pdf.fonttype": 42,
     "ps.fonttype": 42,

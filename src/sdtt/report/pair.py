@@ -5,18 +5,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sdtt.report.files import write_aside
-from sdtt.report.pair_compare import (
-    NOISE,
-    Comparison,
-    Control,
-    best,
-    compare,
-)
+from sdtt.report.pair_compare import NOISE, Comparison, Control, best, compare
 from sdtt.report.pair_figure import label_of, plot_pair
 from sdtt.report.pair_records import Cell, Pair, Record, read_pair, read_records
 from sdtt.report.words import digits, in_steps, markdown
 
-__all__ = ["read_records", "summary", "trigrams_table", "write_pair_report"]
+__all__ = ["pair_table", "read_records", "summary", "trigrams_table", "write_pair_report"]
 
 HOW_TO_READ = (
     "Each cell is judge perplexity / unigram entropy of a sample (nats). A *control* is the teacher"
@@ -73,7 +67,7 @@ def pair_table(pair: Pair) -> str:
         and the steps that the control needs; autoregressive and real text stand in the first
         column.
     """
-    rows = _rows(pair, _text, lambda control: _point_text(control), comparisons_too=True)
+    rows = _rows(pair, _text, _point_text, comparisons_too=True)
     return _table(pair, rows)
 
 

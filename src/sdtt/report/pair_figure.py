@@ -49,7 +49,7 @@ class Series:
         return self.cells[0].order != "dilated"
 
     @property
-    def marker(self) -> str:
+    def marker(self) -> Literal["o", "s"]:
         """Of the order."""
         return "s" if self.dashed else "o"
 
@@ -97,7 +97,9 @@ def _series(pair: Pair) -> Iterator[Series]:
     for who, name in [("teacher", ""), *(("student", name) for name in names)]:
         cells = [c for c in pair.cells if c.who == who and c.plain and name in ("", c.name)]
         for order in sorted({c.order or "" for c in cells}, reverse=True):  # dilated on top
-            line = sorted((c for c in cells if (c.order or "") == order), key=lambda c: c.steps)
+            line = sorted(
+                (c for c in cells if (c.order or "") == order), key=lambda c: c.steps or 0
+            )
             colour = BLACK if who == "teacher" else colours.get(name, VERMILLION)
             yield Series(line, colour)
 
@@ -188,14 +190,22 @@ def _key(axes: Axes, series: list[Series], controls: bool) -> None:
     """What dashes and hollow markers mean; colours are named beside the lines."""
     entries = []
     for line in {line.dashed: line for line in series}.values():
-        style = DASHES if line.dashed else "-"
-        order = f"{line.cells[0].order} order"
-        drawn = {"color": GREY, "linestyle": style, "marker": line.marker, "markersize": 3.4}
-        entries.append(Line2D([], [], label=order, **drawn))
+        entries.append(
+            Line2D(
+                [],
+                [],
+                color=GREY,
+                linestyle=DASHES if line.dashed else "-",
+                marker=line.marker,
+                markersize=3.4,
+                label=f"{line.cells[0].order} order",
+            )
+        )
     if controls:
-        name = "control: teacher at\nthe student's entropy"
-        hollow = {"marker": "o", "markersize": 6.2, "markerfacecolor": "none"}
-        entries.append(Line2D([], [], color=GREY, linestyle="", label=name, **hollow))
+        hollow = Line2D([], [], color=GREY, linestyle="", marker="o", markersize=6.2)
+        hollow.set_markerfacecolor("none")
+        hollow.set_label("control: teacher at\nthe student's entropy")
+        entries.append(hollow)
     axes.legend(handles=entries, loc="upper right", frameon=False, handlelength=2.6)
 
 

@@ -16,6 +16,7 @@ Who = Literal["teacher", "student", "autoregressive", "text"]
 
 WHO = "teacher", "student", "autoregressive", "text"
 REQUIRED = "who", "name", "nll", "entropy"
+SETTING = "who", "name", "student_steps", "order", "steps", "temperature", "top_p", "draws"
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def read_pair(records: Sequence[Record]) -> Pair:
 
 
 def _setting(record: Record) -> tuple[Any, ...]:
-    """All that makes a cell, in the order of its fields."""
+    """All that makes a cell, as ``SETTING`` names it."""
     optional = (record.get("student_steps"), record.get("order"), record.get("steps"))
     temperature, top_p = (float(_or(record.get(key), 1.0)) for key in ("temperature", "top_p"))
     draws = _or(record.get("draws"), "float64")
@@ -160,7 +161,7 @@ def _cell(setting: tuple[Any, ...], group: Sequence[Record]) -> Cell:
         raise ValueError(f"the seed {max(seeds, key=seeds.count)} comes twice at {setting}")
     nll = _numbers(group, "nll")
     return Cell(
-        *setting,
+        **dict(zip(SETTING, setting, strict=True)),
         nll=_mean(nll),
         nll_se=_combined(group, "nll_se"),
         entropy=_mean(_numbers(group, "entropy")),
