@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import covariance, fmean
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from peers import draw_as_the_peers_do
 from torch import Tensor
 
 from sdtt.data.packing import load_blocks
-from sdtt.evaluation.diversity import diversity
-from sdtt.evaluation.judge import judge_perplexity
+from sdtt.evaluation.diversity import distinct, standard_error, unigram_entropy
+from sdtt.evaluation.judge import token_nll
 from sdtt.evaluation.readability import readability
 from sdtt.models.checkpoints import load_model, load_tokenizer_of
 from sdtt.sampling.autoregressive import sample_autoregressive
@@ -52,6 +53,11 @@ class Cell:
     student_steps: int | None = None
 
 
+def samples_of(cell: Cell) -> int:
+    """256 where a text takes few passes, which is where something is claimed; else 64."""
+    return 256 if (cell.steps or 0) <= 8 else 64
+
+
 class Study:
     """Measures cells under one judge and appends their records to a file; what is there is kept.
 
@@ -60,19 +66,15 @@ class Study:
         judge: Folder of a causal language model.
         reference: The trigrams of the training text, as ``build_reference`` makes them.
         texts: Held-out blocks of real text.
-        num_samples: Of a cell.
     """
 
-    def __init__(
-        self, records: Path, judge: Any, reference: Any, texts: Tensor, num_samples: int
-    ) -> None:
+    def __init__(self, records: Path, judge: Any, reference: Any, texts: Tensor) -> None:
         self.records = records
         # rounded as it ships, then computed with in float32
         self.judge = load_model(judge, causal=True, dtype=torch.bfloat16).float()
         self.tokenizer = load_tokenizer_of(judge)
         self.reference = reference
         self.texts = texts
-        self.num_samples = num_samples
         lines = records.read_text(encoding="utf-8").splitlines() if records.is_file() else []
         self.known = {_key(json.loads(line)) for line in lines}
 
@@ -94,24 +96,25 @@ class Study:
 
     def scores(self, texts: list[list[int]]) -> dict[str, Any]:
         """Perplexity under the judge, entropy, and the share of known trigrams."""
-        judgement = judge_perplexity(self.judge, texts)
-        varied = diversity(texts)
+        losses = [float(nll.mean()) for nll in token_nll(self.judge, texts, prepend_bos=True)]
+        entropies = [unigram_entropy(text) for text in texts]
         strings = self.tokenizer.batch_decode(texts, skip_special_tokens=True)
         known = readability(strings, self.reference)
         return {
             "num_samples": len(texts),
-            "nll": math.log(judgement.perplexity),
-            "nll_se": judgement.nll_se,
-            "perplexity": judgement.perplexity,
-            "entropy": varied.entropy,
-            "entropy_se": varied.entropy_se,
-            "distinct_2": varied.distinct_2,
+            "nll": fmean(losses),
+            "nll_se": standard_error(losses),
+            "perplexity": math.exp(fmean(losses)),
+            "entropy": fmean(entropies),
+            "entropy_se": standard_error(entropies),
+            "covariance": covariance(losses, entropies) / len(texts),
+            "distinct_2": distinct(texts, 2),
             "trigrams": known.trigrams,
             "trigrams_se": known.trigrams_se,
         }
 
     def _draw(self, cell: Cell, model: Any) -> Tensor:
-        count, length = self.num_samples, self.texts.shape[1]
+        count, length = samples_of(cell), self.texts.shape[1]
         if cell.who == "text":
             return self.texts[cell.seed * count : (cell.seed + 1) * count]
         if cell.who == "autoregressive":

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from measuring import Cell, Study, held_out, inference_model
-from sdtt.evaluation.readability import build_reference, load_reference, save_reference
-from sdtt.report.pair import read_records, write_pair_report
 
 from sdtt.data.corpus import documents
+from sdtt.evaluation.readability import build_reference, load_reference, save_reference
 from sdtt.models.checkpoints import load_model, load_tokenizer_of
+from sdtt.report.pair import read_records, write_pair_report
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = 3
-NUM_SAMPLES = 64
 LADDER = (64, 32, 16, 8, 4, 2)
 TEMPERATURES = (0.9, 1.1)
 """Beside 1: between them the control is interpolated."""
@@ -59,17 +58,17 @@ def reference_of(run: Path, data: Path) -> Any:
     return load_reference(file)
 
 
-def study_of(run: Path, data: Path, records: Path, num_samples: int) -> Study:
+def study_of(run: Path, data: Path, records: Path) -> Study:
     """A study under the run's judge, with books of the validation split as real text."""
     judge = run / "judge"
     texts = held_out(str(data / "valid.jsonl.xz"), load_tokenizer_of(judge), 128)
-    return Study(records, judge, reference_of(run, data), texts, num_samples)
+    return Study(records, judge, reference_of(run, data), texts)
 
 
 def measure(options: argparse.Namespace) -> None:
     """All cells of the main table."""
     run = options.run
-    study = study_of(run, options.data, options.output / "records.jsonl", NUM_SAMPLES)
+    study = study_of(run, options.data, options.output / "records.jsonl")
     seeds = range(SEEDS)
     study.measure([Cell("real text", "text", seed=seed) for seed in seeds], lambda: None)
 
