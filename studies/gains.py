@@ -39,6 +39,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "base": {},
     "dilated, 32 to 16": {"noise_order": "dilated"},
     "dilated, 8 to 4": {"noise_order": "dilated", "start_steps": 8},
+    "dilated, 4 to 2": {"noise_order": "dilated", "start_steps": 4},
     "8 to 4": {"start_steps": 8},
     "dropout 0.1": {"student_dropout": 0.1},
     "dropout 0.1, k = 1": {"student_dropout": 0.1, "teacher_steps": 1},
@@ -61,7 +62,7 @@ SETTINGS: dict[str, dict[str, object]] = {
 }
 """What differs from the base: a student of 16 steps from a teacher of 32, random order."""
 SEEDS = 2
-CELLS = (("dilated", 4), ("dilated", 8), ("random", 4), ("random", 8))
+CELLS = tuple((order, steps) for order in ("dilated", "random") for steps in (2, 4, 8))
 
 
 def folder_of(runs: Path, name: str) -> Path:
@@ -147,7 +148,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "pair")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "pair")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     unknown = [name for name in options.names if name not in SETTINGS]
     if unknown:
         parser.error(f"unknown setting {unknown[0]!r}; there are {'; '.join(SETTINGS)}")
