@@ -28,7 +28,7 @@ FLOAT32_STEPS = (128, 8)
 
 def students_of(run: Path) -> list[tuple[int, Path]]:
     """The steps and folders of the students, by round."""
-    folders = [path for path in (run / "student" / "students").iterdir() if path.name.isdigit()]
+    folders = [path for path in (run / "student").glob("students/*") if path.name.isdigit()]
     return sorted(((int(path.name), path) for path in folders), reverse=True)
 
 
