@@ -105,7 +105,7 @@ def test_the_way_out_of_a_checkout_is_git_and_of_an_installation_pip(pair):
 
 def test_an_installation_says_that_it_has_no_judge_and_where_there_is_one(pair):
     shutil.rmtree(pair / "judge")
-    with pytest.raises(FileNotFoundError, match="lacks its file .*judge.*git checkout"):
+    with pytest.raises(FileNotFoundError, match=r"lacks its file .*judge.*git checkout"):
         shipped("judge")
     (pair.parents[2] / ".git").rmdir()
     with pytest.raises(FileNotFoundError, match="in the repository of sdtt, not in the installed"):
@@ -141,5 +141,5 @@ def test_a_new_manifest_stands_for_the_files_as_they_are(pair):
 
 def test_a_manifest_is_not_written_for_half_a_pair(pair):
     shutil.rmtree(pair / "student")
-    with pytest.raises(FileNotFoundError, match="no model in .*student"):
+    with pytest.raises(FileNotFoundError, match=r"no model in .*student"):
         write_manifest(pair)
