@@ -121,7 +121,7 @@ def _of_model(
     model = on_accelerator(load_model(settings.model))
     how = replace(how, length=how.length or model.config.max_position_embeddings)
     teacher = None if settings.teacher is None else _teacher(settings.teacher, tokenizer)
-    retokenise = _retokeniser(tokenizer, judge_tokenizer, judge)
+    retokenise = retokeniser(tokenizer, judge_tokenizer, judge)
     if settings.data is not None:
         blocks = load_blocks(
             settings.data,
@@ -202,7 +202,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return ids
 
 
-def _retokeniser(
+def retokeniser(
     own: PreTrainedTokenizerBase, judges: PreTrainedTokenizerBase, judge: Any
 ) -> Retokenise | None:
     """None where the judge knows the model's ids, MASK aside; else decode, and encode for it."""
