@@ -72,7 +72,7 @@ def write_manifest(folder: Path = PAIR) -> Path:
     Raises:
         FileNotFoundError: If one of the models is not there.
     """
-    digests = {}
+    digests: dict[str, str] = {}
     for name in sorted(SHIPPED):
         files = sorted(path for path in (folder / name).rglob("*") if path.is_file())
         if not files:
