@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(FOR_TESTS)  ## pretrain, distil, sample and report on this machine: runs/demo/report.md
+demo: $(FOR_TESTS)  ## distil the shipped teacher, measure and report on this machine: runs/demo/report.md
 	$(BIN)/sdtt demo --output runs/demo --overwrite
 
 test: $(FOR_TESTS)  ## the test suite, without the slow and gpu tests

@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 
+import pytest
 from jaxtyping import install_import_hook
 
 HOME = tempfile.mkdtemp(prefix="sdtt-tests-")
@@ -31,6 +32,49 @@ for config in (MDLMConfig, CausalConfig):
     # its arguments that the import hook adds, no config could be read from a file
     if config.__init__.__globals__["__name__"] == "jaxtyping._decorator":
         config.__init__ = config.__init__.__wrapped__
+
+
+@pytest.fixture(scope="session")
+def small_pair(tmp_path_factory):
+    """Student, teacher and judge of random weights, as the package ships its own."""
+    import torch
+
+    from sdtt.data.tokenizer import train_tokenizer
+    from sdtt.models.causal import CausalLM
+    from sdtt.models.mdlm import MDLMForMaskedLM
+    from sdtt.models.shipped import write_manifest
+    from sdtt.sampling.generation import DiffusionGenerationConfig
+
+    folder = tmp_path_factory.mktemp("small-pair")
+    tokenizer = train_tokenizer(["the small cat saw a red bird sing in the tree. " * 9], 300)
+    shape = {"vocab_size": len(tokenizer), "mask_token_id": tokenizer.mask_token_id}
+    shape |= {"bos_token_id": 0, "eos_token_id": 0, "model_length": 48}
+    shape |= {"hidden_dim": 32, "n_blocks": 2, "n_heads": 2}
+    for name, steps in (("student", 4), ("teacher", 16), ("judge", None)):
+        torch.manual_seed(len(name))
+        model = MDLMForMaskedLM(MDLMConfig(**shape)) if steps else CausalLM(CausalConfig(**shape))
+        with torch.no_grad():
+            model.head.weight.normal_()  # of a law that is not flat
+        if steps:
+            model.generation_config = DiffusionGenerationConfig(sampler="ancestral", steps=steps)
+        if name == "student":
+            model.config.sdtt_sampling_steps = steps
+        model.bfloat16().save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    write_manifest(folder)
+    return folder
+
+
+@pytest.fixture
+def pair(small_pair, tmp_path, monkeypatch):
+    """A copy of the small pair where the package looks for its own: in a checkout."""
+    folder = tmp_path / "checkout/src/sdtt/pair"
+    shutil.copytree(small_pair, folder)
+    (tmp_path / "checkout/.git").mkdir()
+    monkeypatch.setattr("sdtt.models.shipped.PAIR", folder)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return folder
 
 
 def pytest_unconfigure() -> None:

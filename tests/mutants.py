@@ -109,8 +109,49 @@ PROCESSES = "training/test_training_processes.py::test_"
 READABILITY = "evaluation/test_evaluation_readability.py::test_"
 FRONTIER = "evaluation/test_evaluation_frontier.py::test_"
 PAIR = "report/test_report_pair.py::test_"
+SHIPPED = "models/test_models_shipped.py::test_"
+SHIPPED_VERBS = "cli/test_cli_shipped.py::test_"
+
 
 MUTANTS = [
+    Mutant(
+        "a shipped file is there, whatever it holds",
+        "models/shipped.py",
+        "if _sha256(file) != digest:",
+        "if False:",
+        (
+            SHIPPED + "every_file_of_a_model_is_checked",
+            SHIPPED + "an_empty_file_or_a_pointer_to_large_storage_is_damaged",
+        ),
+    ),
+    Mutant(
+        "an empty manifest passes any files",
+        "models/shipped.py",
+        "if not own:",
+        "if False:",
+        (SHIPPED + "a_manifest_that_lists_nothing_of_a_model_passes_nothing",),
+    ),
+    Mutant(
+        "the name of a shipped model hides a local folder",
+        "models/shipped.py",
+        " and not Path(name).exists()",
+        "",
+        (SHIPPED + "a_local_folder_of_that_name_wins",),
+    ),
+    Mutant(
+        "sdtt generate knows better than the folder how it is sampled",
+        "cli/generate.py",
+        "sampling = settings_for(model, given.values)",
+        "sampling = given.make()",
+        (SHIPPED_VERBS + "generate_samples_as_the_folder_says_where_the_flags_do_not",),
+    ),
+    Mutant(
+        "an --overwrite takes the name of a shipped model for a local folder",
+        "cli/train.py",
+        "Path(resolve(source)).resolve()",
+        "source.resolve()",
+        (SHIPPED_VERBS + "overwriting_knows_where_a_shipped_model_lies",),
+    ),
     Mutant(
         "a process counts its own masked positions only",
         "training/trainer.py",

@@ -35,6 +35,7 @@ _HOMES = {
     "load_tokenizer": "sdtt.data.tokenizer",
     "match_entropy": "sdtt.evaluation.control",
     "sample": "sdtt.sampling.generate",
+    "shipped": "sdtt.models.shipped",
     "train_tokenizer": "sdtt.data.tokenizer",
     "validation_nelbo": "sdtt.evaluation.nelbo",
 }
@@ -59,6 +60,7 @@ __all__ = [
     "match_entropy",
     "preset",
     "sample",
+    "shipped",
     "train_tokenizer",
     "validation_nelbo",
 ]

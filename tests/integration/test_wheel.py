@@ -1,9 +1,11 @@
 """What `pip install sdtt` would put on a machine."""
 
 import json
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from importlib.metadata import PathDistribution
 from pathlib import Path
@@ -28,20 +30,32 @@ print(json.dumps({"files": files, "script": script.value, "callable": callable(s
 """
 
 
+PAIR = Path("sdtt/pair")
+WHEEL_BYTES = 24 * 10**6
+
+
 def shipped_files() -> set[str]:
     files = (path for path in (SOURCE / "sdtt").rglob("*") if path.is_file())
-    return {str(path.relative_to(SOURCE)) for path in files if path.suffix != ".pyc"}
+    names = {path.relative_to(SOURCE) for path in files if path.suffix != ".pyc"}
+    return {str(name) for name in names if not name.is_relative_to(PAIR / "judge")}
 
 
 @pytest.fixture(scope="module")
-def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this working tree, unpacked into an otherwise empty folder."""
-    built, folder = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("unpacked")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this working tree."""
+    built = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-index", "--no-deps"]
     build += ["--no-build-isolation", "--wheel-dir", str(built), str(ROOT)]
     done = subprocess.run(build, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = built.glob("sdtt-*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, unpacked into an otherwise empty folder."""
+    folder = tmp_path_factory.mktemp("unpacked")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
     return folder
@@ -50,6 +64,43 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_and_nothing_else(unpacked: Path):
     files = (str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file())
     assert {name for name in files if ".dist-info/" not in name} == shipped_files()
+
+
+@pytest.mark.skipif(not (SOURCE / PAIR).is_dir(), reason="the pair is not trained yet")
+def test_the_wheel_carries_student_and_teacher_in_at_most_24_megabytes(wheel: Path, unpacked: Path):
+    for name in ("student", "teacher"):
+        assert (unpacked / PAIR / name / "model.safetensors").is_file()
+    listed = json.loads((unpacked / PAIR / "manifest.json").read_text())
+    assert any(path.startswith("judge/") for path in listed)  # in the repository
+    assert not (unpacked / PAIR / "judge").exists()
+    assert wheel.stat().st_size <= WHEEL_BYTES
+
+
+def test_student_and_teacher_are_packed_and_the_judge_is_not(tmp_path: Path):
+    """Of any pair: a small tree with the build settings of this one."""
+    for name in ("student", "teacher", "judge"):
+        folder = tmp_path / "src" / PAIR / name
+        folder.mkdir(parents=True)
+        for file in ("model.safetensors", "README.md"):
+            (folder / file).write_text(name)
+    (tmp_path / "src" / PAIR / "manifest.json").write_text("{}")
+    (tmp_path / "src/sdtt/__init__.py").write_text("")
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, tmp_path)
+    build = [sys.executable, "-m", "hatchling", "build"]
+    done = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,), (sdist,) = tmp_path.glob("dist/*.whl"), tmp_path.glob("dist/*.tar.gz")
+    with zipfile.ZipFile(wheel) as archive, tarfile.open(sdist) as sources:
+        packed = {"wheel": archive.namelist(), "sdist": sources.getnames()}
+    due = {
+        f"{name}/{file}"
+        for name in ("student", "teacher")
+        for file in ("model.safetensors", "README.md")
+    }
+    for kind, names in packed.items():
+        inside = {name.split("sdtt/pair/", 1)[1] for name in names if "sdtt/pair/" in name}
+        assert inside == due | {"manifest.json"}, kind
 
 
 def test_the_wheel_says_that_it_is_typed(unpacked: Path):

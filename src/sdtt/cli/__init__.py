@@ -43,7 +43,10 @@ VERBS = {
         "sdtt.cli.evaluate",
         "Score a model, or a file of samples, at several numbers of steps",
     ),
-    "demo": ("sdtt.cli.demo", "The whole method on a small scale, in minutes on a CPU"),
+    "demo": (
+        "sdtt.cli.demo",
+        "Distil the shipped teacher, measure and report, in minutes on a CPU",
+    ),
 }
 
 PANEL = "Verbs, in the order of use"

@@ -18,6 +18,7 @@ from sdtt.cli.run_folder import RunFolder
 from sdtt.cli.train import QUIET, WITHHELD, may_differ, run_training, spare, validate
 from sdtt.models.adapters import denoiser_from
 from sdtt.models.checkpoints import load_model, load_outline, load_tokenizer_of
+from sdtt.models.shipped import resolve
 from sdtt.training.config import peak_of
 from sdtt.training.distill import SDTTTrainer
 from sdtt.training.estimate import estimate_of_distillation
@@ -32,7 +33,10 @@ from sdtt.training.teacher import DTYPES
 class DistillSettings(TextSettings):
     """What is distilled, on which text."""
 
-    model: Path = field(kw_only=True, metadata={"help": "folder of the model to distill"})
+    model: Path = field(
+        kw_only=True,
+        metadata={"help": "folder of the model to distill, or teacher: the shipped one"},
+    )
     teacher: Path | None = field(
         default=None,
         kw_only=True,
@@ -92,7 +96,8 @@ def continued(training: Given[SDTTConfig], model: Path) -> Given[SDTTConfig]:
         model: The folder of the model; one without a config is left to those who load it.
     """
     with suppress(OSError, ValueError):
-        steps = json.loads((model / "config.json").read_text(encoding="utf-8")).get(SAMPLING_STEPS)
+        config = Path(resolve(model)) / "config.json"
+        steps = json.loads(config.read_text(encoding="utf-8")).get(SAMPLING_STEPS)
         given = training.values.get("ladder") or [training.values.get("start_steps")]
         start = given[0]  # type: ignore[index]
         if isinstance(steps, int) and start is None:

@@ -32,9 +32,14 @@ Retokenise = Callable[[list[list[int]]], list[list[int]]]
 class EvaluateSettings:
     """What is measured, by whom."""
 
-    judge: str = field(metadata={"help": "causal language model: a folder or a hub name"})
+    judge: str = field(
+        metadata={"help": "causal language model: a folder, a hub name, or judge: the shipped one"}
+    )
     output: Path = field(metadata={"help": "file of JSON lines, one a measurement"})
-    model: Path | None = field(default=None, metadata={"help": "folder of the model to measure"})
+    model: Path | None = field(
+        default=None,
+        metadata={"help": "folder of the model to measure; student, teacher: the shipped ones"},
+    )
     steps: tuple[int, ...] = field(
         default=(), metadata={"help": "numbers of sampling steps, such as 4,8,16"}
     )
@@ -81,7 +86,8 @@ def evaluate(settings: EvaluateSettings, sampling: Given[SampleSettings]) -> Non
 
     Perplexity under the judge always stands beside the entropy of the samples. With --teacher each
     row is followed by its control: the teacher at the same steps, cooled to the same entropy. The
-    sampler is by default that of `sdtt generate`; published numbers are of `--sampler ancestral`.
+    order is dilated by default; published numbers are of `--sampler ancestral`. What a model's
+    generation_config.json says is not followed here: a measurement is what its command says.
     """
     if settings.output.exists() and not settings.overwrite:
         raise ValueError(
@@ -115,7 +121,7 @@ def _of_model(
     model = on_accelerator(load_model(settings.model))
     how = replace(how, length=how.length or model.config.max_position_embeddings)
     teacher = None if settings.teacher is None else _teacher(settings.teacher, tokenizer)
-    retokenise = _retokeniser(tokenizer, judge_tokenizer, judge)
+    retokenise = retokeniser(tokenizer, judge_tokenizer, judge)
     if settings.data is not None:
         blocks = load_blocks(
             settings.data,
@@ -196,7 +202,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return ids
 
 
-def _retokeniser(
+def retokeniser(
     own: PreTrainedTokenizerBase, judges: PreTrainedTokenizerBase, judge: Any
 ) -> Retokenise | None:
     """None where the judge knows the model's ids, MASK aside; else decode, and encode for it."""

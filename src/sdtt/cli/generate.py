@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from sdtt.cli.console import is_first_process, progress
-from sdtt.cli.options import command
+from sdtt.cli.options import Given, command
 from sdtt.cli.watch import frames, replay
 from sdtt.models.causal import CausalLM
 from sdtt.models.checkpoints import load_model, load_tokenizer_of, on_accelerator
@@ -26,14 +26,17 @@ from sdtt.sampling.autoregressive import sample_autoregressive
 from sdtt.sampling.canvas import Canvas, encode, encoded_canvas, pad_id_of
 from sdtt.sampling.generate import sample, stop_ids_of, texts_of
 from sdtt.sampling.reveal import Step
-from sdtt.sampling.settings import SampleSettings
+from sdtt.sampling.settings import SampleSettings, settings_for
 
 
 @dataclass(frozen=True)
 class GenerateSettings:
     """What is written, and how it is shown."""
 
-    model: Path = field(metadata={"help": "folder of the model"})
+    model: Path = field(
+        default=Path("student"),
+        metadata={"help": "folder of the model, or a shipped one: student, teacher"},
+    )
     num_samples: int = field(default=1, metadata={"help": "how many texts for each prompt"})
     prompt: str = field(default="", metadata={"help": "text that stands at the front"})
     prompts: Path | None = field(
@@ -106,9 +109,11 @@ def _forced(pairs: tuple[str, ...]) -> dict[int, int]:
         raise ValueError(f"--force takes PLACE=ID, such as 0=17 or -1=0, got {pairs}") from error
 
 
-def generate(settings: GenerateSettings, sampling: SampleSettings) -> None:
+def generate(settings: GenerateSettings, given: Given[SampleSettings]) -> None:
     """Write text with a model: from nothing, behind prompts, or between fixed parts.
 
+    The model is by default the student that comes with the package. Its generation_config.json
+    says how it is sampled where the flags do not.
     Under `accelerate launch -m sdtt generate ...` the samples are split over the processes.
     """
     logging.disable_progress_bar()
@@ -117,8 +122,9 @@ def generate(settings: GenerateSettings, sampling: SampleSettings) -> None:
     dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
     model = load_model(settings.model, causal=settings.autoregressive, dtype=dtype)
     if settings.autoregressive:
-        _write_autoregressively(settings, sampling, model, tokenizer)
+        _write_autoregressively(settings, given.make(), model, tokenizer)
         return
+    sampling = settings_for(model, given.values)
     model = on_accelerator(model)
     if settings.optimize and isinstance(model, MDLMForMaskedLM):
         model = model.for_inference()
@@ -261,5 +267,5 @@ def _show(
 
 COMMAND = command(
     generate,
-    example='sdtt generate --model runs/teacher --steps 16 --num-samples 4 --prompt "Return the"',
+    example='sdtt generate --num-samples 4 --prompt "Once upon a time"',
 )

@@ -136,7 +136,7 @@ class PretrainSettings(TextSettings):
     vocab_size: int = field(default=1024, metadata={"help": "ids of the BPE trained on the data"})
     length: int | None = field(default=None, metadata={"help": "tokens of a text, L"})
     init_from: Path | None = field(
-        default=None, metadata={"help": "folder of a model of the same shape to start from"}
+        default=None, metadata={"help": "folder (or shipped model) of the same shape to start from"}
     )
 
 

@@ -21,6 +21,7 @@ from sdtt.cli.run_folder import RunFolder
 from sdtt.evaluation.nelbo import validation_nelbo
 from sdtt.models.adapters import network_of
 from sdtt.models.causal import CausalLM
+from sdtt.models.shipped import resolve
 from sdtt.training.config import StreamConfig
 from sdtt.training.records import METRICS
 from sdtt.training.rounds import RoundPlan
@@ -135,7 +136,7 @@ def spare(run: RunFolder, source: Path | None) -> None:
         ValueError: If the source lies in the output folder.
     """
     if run.overwrite and source is not None:
-        inside = source.resolve().is_relative_to(run.output.resolve())
+        inside = Path(resolve(source)).resolve().is_relative_to(run.output.resolve())
         if inside:
             raise ValueError(
                 f"--overwrite would delete {source}, which this run reads; choose another --output"

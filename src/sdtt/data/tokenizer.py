@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sdtt.data.files import Document, open_bytes
+from sdtt.models.shipped import resolve
 
 AnyTokenizer = TypeVar("AnyTokenizer", bound=PreTrainedTokenizerBase)
 
@@ -24,12 +25,14 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer and give it a MASK if it has none (see `with_mask`).
 
     Args:
-        source: A name on the Hugging Face hub, a folder that `save_pretrained` wrote, or a folder
-            of GPT-2's own files `encoder.json` and `vocab.bpe`, each plain, .gz or .xz.
+        source: A name on the Hugging Face hub, the name of a shipped model, a folder that
+            `save_pretrained` wrote, or a folder of GPT-2's own files `encoder.json` and
+            `vocab.bpe`, each plain, .gz or .xz.
 
     Raises:
         ValueError: Nothing that can be loaded is there.
     """
+    source = resolve(source)
     folder = Path(source).expanduser()
     encoder, merges = _find(folder, "encoder.json"), _find(folder, "vocab.bpe")
     if encoder and merges:

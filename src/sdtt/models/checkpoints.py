@@ -1,4 +1,4 @@
-"""Models from folders and hub names, whole or not at all."""
+"""Models from folders, hub names and the package itself, whole or not at all."""
 
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from sdtt.diffusion.denoiser import as_denoiser
+from sdtt.models.shipped import resolve
 
 
 def load_model(
@@ -22,7 +23,7 @@ def load_model(
     """A model in evaluation mode, with every weight taken from the file.
 
     Args:
-        source: A folder, or a name on the hub.
+        source: A folder, the name of a shipped model (``shipped.SHIPPED``), or one on the hub.
         causal: A causal language model, else a masked one.
         dtype: Of the weights; that of the file by default.
 
@@ -30,7 +31,7 @@ def load_model(
         ValueError: If there is no such model, a file is missing or damaged, or a weight is missing
             or misshapen.
     """
-    check_folder(source)
+    source = check_folder(source)
     auto: Any = AutoModelForCausalLM if causal else AutoModelForMaskedLM
     try:
         model, info = auto.from_pretrained(
@@ -62,7 +63,7 @@ def load_outline(source: str | Path) -> Any:
     Raises:
         ValueError: If there is no such model.
     """
-    check_folder(source)
+    source = check_folder(source)
     try:
         config = AutoConfig.from_pretrained(source)
         with torch.device("meta"):
@@ -88,7 +89,7 @@ def load_tokenizer_of(source: str | Path) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: If there is none.
     """
-    check_folder(source)
+    source = check_folder(source)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
     except Exception as error:  # tokenizers raises bare Exceptions
@@ -101,11 +102,14 @@ def check_folder(source: str | Path) -> str | Path:
     """Refuses a local path that holds no model, and says what is beside it.
 
     Returns:
-        The source.
+        The source; of the name of a shipped model its folder.
 
     Raises:
-        ValueError: If the folder is missing, or has no config or no weights.
+        FileNotFoundError: If a shipped model lacks a file.
+        ValueError: If the folder is missing, has no config or no weights, or is a shipped model
+            with a damaged file.
     """
+    source = resolve(source)
     folder = Path(source)
     looks_local = isinstance(source, Path) or folder.exists() or str(source).startswith((".", "/"))
     if not looks_local and str(source).count("/") <= 1:

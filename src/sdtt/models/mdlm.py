@@ -33,7 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "3b": _PAPER | {"hidden_dim": 3072, "n_blocks": 26, "n_heads": 32},
     "8b": _PAPER | {"hidden_dim": 4096, "n_blocks": 40, "n_heads": 32},
 }
-"""The demo's shape, one for an evening of two CPU cores, and the sizes of the paper (SDTT, sec. 5):
+"""Shapes for minutes and for an evening of two CPU cores, and the paper's sizes (SDTT, sec. 5):
 169M, 424M, 863M, 1.3B, 3B, 8B."""
 
 

@@ -31,8 +31,7 @@ HOW_IT_WAS_MEASURED = (
     " log-likelihood of a token under the judge.\n"
     "* **Entropy**: -sum f log f over the token frequencies f within one sample, in nats, averaged"
     " over the samples.\n"
-    "* **Steps**: passes of the model that a sample takes. The autoregressive model takes one a"
-    " token; real text takes none.\n"
+    "* **Steps**: passes of the model that a sample takes.\n"
     "* **Ratio**: the student's perplexity over its control's; the column before it is the standard"
     " error of their difference, where known, with what the chance in the matched entropies adds.\n"
     f"* **Better, worse**: said only where the entropies are within {ENTROPY_TOLERANCE:g} nats and"
@@ -44,7 +43,9 @@ def write_report(metrics: Metrics, samples: Mapping[str, Sequence[str]], folder:
     """Writes `report.md`, `ladder.png` and `metrics.json`, each aside and then renamed.
 
     Args:
-        metrics: As `sdtt.report.ladder.read_ladder` takes them; "settings" may hold the "command".
+        metrics: As `sdtt.report.ladder.read_ladder` takes them; "about" may say in a paragraph
+            what was done, "dilated" hold metrics of the same form in the dilated order, and
+            "settings" the "command".
         samples: Texts by the name of what made them, such as "teacher, 64 steps".
         folder: Where to write; made if there is none.
 
@@ -65,6 +66,8 @@ def _sections(
 ) -> Iterator[str]:
     yield "# Self-distillation through time: what the demo measured"
     yield verdict(metrics)
+    if metrics.get("about"):
+        yield metrics["about"]
     yield "![Judge perplexity and entropy over the sampling steps](ladder.png)"
     yield HOW_TO_READ
     yield "## The ladder"
@@ -73,6 +76,10 @@ def _sections(
     if beside_controls:
         yield "### Each student beside its control"
         yield beside_controls
+    if metrics.get("dilated"):
+        yield "### In the dilated order"
+        yield "The same models and settings, but positions that one step reveals lie far apart."
+        yield ladder_table(metrics["dilated"])
     if samples:
         yield "## Samples"
         yield "Not chosen by hand."

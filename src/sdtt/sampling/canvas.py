@@ -139,7 +139,15 @@ def force(canvas: Canvas, forced: Mapping[int, int]) -> Canvas:
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text; what looks like a special token in it is plain text."""
+    """Token ids of a text; what looks like a special token in it is plain text.
+
+    Raises:
+        ValueError: If it is no text, as bytes of a command line that are no UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{text!r} is no UTF-8 text at its character {error.start}") from error
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
     return ids
 

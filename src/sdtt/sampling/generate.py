@@ -12,7 +12,7 @@ from sdtt.diffusion.denoiser import Denoiser, as_denoiser
 from sdtt.diffusion.uniforms import uniforms
 from sdtt.sampling.canvas import encoded_canvas, pad_id_of
 from sdtt.sampling.reveal import Step, first_stop
-from sdtt.sampling.settings import SampleSettings
+from sdtt.sampling.settings import SampleSettings, settings_for
 
 NUMBERS_A_TOKEN = 16
 """Activations of a pass, in widths D a token: the MLP's two of 4 D, queries, keys, values, rest."""
@@ -169,7 +169,8 @@ def generate(
         forced: Place to id: tokens that stand there from the beginning; negative places count from
             the end.
         stop_at_eos: Whether a sampled EOS ends its text.
-        **settings: The fields of ``SampleSettings``: sampler, steps, temperature, seed, ...
+        **settings: The fields of ``SampleSettings``: sampler, steps, temperature, seed, ...; what
+            they leave open is taken from ``model.generation_config``, as ``model.generate`` does.
 
     Returns:
         One string a sample, prompt and suffix included, special tokens left out.
@@ -195,7 +196,7 @@ def generate(
         attention_mask=canvas.attention_mask,
         stop_ids=stop_ids,
         pad_id=pad_id_of(model),
-        **settings,
+        **vars(settings_for(model, settings)),
     )
     return texts_of(tokenizer, tokens, canvas.attention_mask)
 

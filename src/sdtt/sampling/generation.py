@@ -76,9 +76,19 @@ class DiffusionGenerationConfig(GenerationConfig):
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
 
-    def sample_settings(self) -> SampleSettings:
-        """The settings of the sampler."""
-        return SampleSettings(**self._given())
+    def sample_settings(self, **given: Any) -> SampleSettings:
+        """The settings of the sampler; those given win, as in ``merged``.
+
+        Raises:
+            ValueError: If one is unknown, or does not go with the others.
+        """
+        strange = sorted(given.keys() - set(SAMPLE_FIELDS))
+        if strange:
+            raise ValueError(
+                f"there is no setting {strange[0]!r}; of sampling there are "
+                f"{', '.join(SAMPLE_FIELDS)}"
+            )
+        return SampleSettings(**DiffusionGenerationConfig(**given).merged(self)._given())
 
     def _given(self) -> dict[str, Any]:
         given = {name: getattr(self, name) for name in SAMPLE_FIELDS}

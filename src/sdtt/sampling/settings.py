@@ -155,6 +155,20 @@ class SampleSettings:
         return common | dataclasses.asdict(settings) | {"draw_dtype": "float64"}
 
 
+def settings_for(model: object, given: Mapping[str, Any]) -> SampleSettings:
+    """The given settings; what they leave open as the model's generation config says, if it does.
+
+    Args:
+        model: Its ``generation_config`` counts where it is a ``DiffusionGenerationConfig``.
+        given: Fields of ``SampleSettings``.
+
+    Raises:
+        ValueError: If one is unknown, lies outside its range, or does not belong to the sampler.
+    """
+    merged = getattr(getattr(model, "generation_config", None), "sample_settings", None)
+    return SampleSettings(**given) if merged is None else merged(**given)
+
+
 OF_SAMPLERS = tuple(
     dict.fromkeys(
         each.name for _, settings in SAMPLERS.values() for each in dataclasses.fields(settings)

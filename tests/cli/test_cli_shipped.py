@@ -1,0 +1,162 @@
+"""Claims about the shipped models on the command line: each verb takes their names."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from transformers import AutoModelForMaskedLM
+from typer.testing import CliRunner
+
+import sdtt
+from sdtt.cli import app
+from sdtt.models.checkpoints import load_model, load_tokenizer_of
+
+pytestmark = pytest.mark.usefixtures("pair")
+
+SMALL = ["--per-device-train-batch-size", "2", "--warmup-steps", "0", "--use-cpu"]
+
+
+def run(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    return SimpleNamespace(code=result.exit_code, out=result.stdout, err=result.stderr)
+
+
+def refused(*words):
+    """The one line of a command that must fail with exit code 2."""
+    result = run(*words)
+    assert result.code == 2, (result.out, result.err)
+    (line,) = [line for line in result.err.splitlines() if line.strip()]
+    return line
+
+
+def records(*words):
+    result = run("generate", *words, "--json")
+    assert result.code == 0, result.err
+    return [json.loads(line) for line in result.out.splitlines()]
+
+
+@pytest.fixture
+def texts(tmp_path):
+    file = tmp_path / "texts.txt"
+    file.write_text("the small cat saw a red bird sing in the tree. " * 60)
+    return file
+
+
+# ---------------------------------------------------------------- generate
+
+
+def test_generate_takes_the_shipped_student_if_no_model_is_named(pair):
+    assert records() == [r | {"model": "student"} for r in records("--model", pair / "student")]
+    assert records("--model", "teacher")[0]["ids"] != records()[0]["ids"]
+
+
+def test_generate_samples_as_the_folder_says_where_the_flags_do_not():
+    (own,) = records()
+    assert (own["sampler"], own["steps"], own["temperature"]) == ("ancestral", 4, 1.0)
+    (given,) = records("--steps", "3", "--temperature", "0.5")
+    assert (given["sampler"], given["steps"], given["temperature"]) == ("ancestral", 3, 0.5)
+    (other,) = records("--sampler", "first_hitting")
+    assert (other["sampler"], other.get("steps")) == ("first_hitting", None)
+
+
+def test_command_function_and_method_follow_the_folder_alike():
+    model, tokenizer = load_model("student"), load_tokenizer_of("student")
+    (record,) = records("--no-optimize")
+    assert sdtt.generate(model, tokenizer) == [record["text"]]
+    assert model.generate().sequences.tolist() == [record["ids"]]
+
+
+def test_generate_refuses_what_does_not_go_with_the_folder():
+    line = refused("generate", "--threshold", "0.9")
+    assert "threshold=0.9 is no setting of the sampler 'ancestral'" in line
+
+
+def test_a_text_longer_than_the_model_is_refused_in_one_line():
+    assert refused("generate", "--length", "49") == "error: length 49 is more than the model's 48"
+
+
+@pytest.mark.parametrize("prompt", ["你好", "🦜", "\x01\x1b[31m\x7f", "é\u0301ß\r\n\t", "[MASK]"])
+def test_a_prompt_of_unseen_characters_is_bytes_and_comes_back(prompt):
+    (record,) = records("--prompt", prompt)
+    assert record["text"].startswith(prompt)
+
+
+def test_a_prompt_that_is_no_text_is_refused_in_one_line():
+    assert "is no UTF-8 text at its character 1" in refused("generate", "--prompt", "a\udcffb")
+
+
+def test_a_missing_or_damaged_file_is_one_line_with_a_way_out(pair):
+    (pair / "student/tokenizer.json").write_text("{}")
+    assert "tokenizer.json of the shipped student is damaged; 'git checkout" in refused("generate")
+    (pair / "student/tokenizer.json").unlink()
+    assert "lacks its file" in refused("generate")
+
+
+# ---------------------------------------------------------------- the other verbs
+
+
+def test_evaluate_measures_the_pair_by_name(tmp_path):
+    output = tmp_path / "records.jsonl"
+    words = ("--model", "student", "--teacher", "teacher", "--judge", "judge", "--steps", "4")
+    result = run("evaluate", *words, "--num-samples", "8", "--output", output)
+    assert result.code == 0, result.err
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [(row["kind"], row["model"]) for row in rows] == [
+        ("model", "student"),
+        ("control", "teacher"),
+    ]
+    assert rows[0]["sampler"] == "dilated"  # a measurement is what its command says
+
+
+def test_an_installation_without_the_judge_says_so(pair, tmp_path):
+    shutil.rmtree(pair / "judge")
+    (pair.parents[2] / ".git").rmdir()
+    words = ("--model", "student", "--judge", "judge", "--steps", "4")
+    line = refused("evaluate", *words, "--output", tmp_path / "records.jsonl")
+    assert "lies in the repository of sdtt, not in the installed package" in line
+
+
+def test_distill_starts_from_a_name_and_learns_from_another(texts, tmp_path):
+    words = ["distill", "--model", "student", "--teacher", "teacher", "--data", texts, *SMALL]
+    words += ["--rounds", "1", "--steps-per-round", "1", "--output", tmp_path / "run"]
+    words += ["--judge", "judge", "--sample-every", "1", "--sample-count", "2"]
+    result = run(*words, "--sample-steps", "2")
+    assert result.code == 0, result.err
+    assert "student is a student of 4 steps: --start-steps 4" in result.err
+    assert yaml.safe_load((tmp_path / "run/run.yaml").read_text())["start_steps"] == 4
+    AutoModelForMaskedLM.from_pretrained(tmp_path / "run/students/2")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("distill", "--model", "teacher", "--teacher", "teacher"),
+        ("pretrain", "--init-from", "judge"),
+    ],
+)
+@pytest.mark.parametrize("updates", ["0", "1"])
+def test_a_dry_run_plans_with_a_name(words, updates, texts, tmp_path):
+    words = (*words, "--data", texts, "--output", tmp_path / "run", "--dry-run", *SMALL)
+    result = run(*words, "--probe-updates", updates)
+    assert result.code == 0, result.err
+
+
+def test_pretrain_starts_from_a_name_and_takes_its_tokenizer(texts, tmp_path, pair):
+    words = ("pretrain", "--data", texts, *SMALL, "--max-steps", "1")
+    for name, how in (("a", ("--init-from", "judge")), ("b", ("--tokenizer", "teacher"))):
+        result = run(*words, *how, "--length", "16", "--output", tmp_path / name)
+        assert result.code == 0, result.err
+        own = load_tokenizer_of(tmp_path / name).get_vocab()
+        assert own == load_tokenizer_of(pair / "teacher").get_vocab()
+    assert load_model(tmp_path / "a").config.hidden_dim == 32
+
+
+def test_overwriting_knows_where_a_shipped_model_lies(pair, texts):
+    words = ("distill", "--model", "teacher", "--data", texts, *SMALL, "--overwrite")
+    words += ("--rounds", "1", "--steps-per-round", "1", "--start-steps", "4", "--output")
+    assert "--overwrite would delete" in refused(*words, pair)
+    assert (pair / "teacher/config.json").is_file()
+    result = run(*words, ".")  # which holds no folder "teacher"
+    assert result.code == 0, result.err
