@@ -1979,12 +1979,19 @@ MUTANTS = [
     Mutant(
         "the control's error forgets the student's entropy",
         "evaluation/frontier.py",
-        "nll_se=math.hypot(own, slope * ends, slope * entropy_se),",
-        "nll_se=math.hypot(own, slope * ends),",
+        "math.hypot(student.residual_se(self.slope), self.nll_se)",
+        "math.hypot(student.nll_se, self.nll_se)",
         (
-            FRONTIER + "the_error_counts_both_ends_and_all_entropies_through_the_slope",
+            FRONTIER + "the_difference_counts_the_students_own_entropy_too",
             PAIR + "the_error_of_the_ratio_counts_that_of_the_students_entropy_through_the_slope",
         ),
+    ),
+    Mutant(
+        "what NLL and entropy share counts twice",
+        "evaluation/frontier.py",
+        "- 2 * slope * self.covariance",
+        "+ 2 * slope * self.covariance",
+        (FRONTIER + "what_nll_and_entropy_share_by_chance_is_no_error",),
     ),
     Mutant(
         "the control is extrapolated to any entropy",
@@ -2006,8 +2013,8 @@ MUTANTS = [
     Mutant(
         "a student is compared with the teacher at temperature 1",
         "report/pair_compare.py",
-        "[cell.point for cell in cells], student.entropy, student.entropy_se)",
-        "[cell.point for cell in cells], 4.0, student.entropy_se)",
+        "[cell.point for cell in cells], student.entropy)",
+        "[cell.point for cell in cells], 4.0)",
         (
             PAIR + "a_student_is_beside_the_teacher_at_its_own_entropy",
             PAIR + "a_student_that_is_only_colder_has_gained_nothing",

@@ -28,10 +28,26 @@ def test_at_a_measured_entropy_the_control_is_what_was_measured(point):
     assert control.temperature == pytest.approx(point.temperature)
 
 
-def test_the_error_counts_both_ends_and_all_entropies_through_the_slope():
-    # slope 2; ends 0.75 * 0.02 + 0.25 * 0.04 = 0.025; their entropies 2 * 0.01; wanted 2 * 0.03
-    control = control_at(POINTS, 3.05, entropy_se=0.03)
-    assert control.nll_se == pytest.approx(math.sqrt(0.025**2 + 0.02**2 + 0.06**2))
+def test_the_error_of_the_line_counts_both_ends_and_their_entropies_through_the_slope():
+    # slope 2, so an entropy's error of 0.01 counts 0.02; three quarters of the way to the cold end
+    cold, warm = math.hypot(0.02, 0.02), math.hypot(0.04, 0.02)
+    control = control_at(POINTS, 3.05)
+    assert control.slope == pytest.approx(2)
+    assert control.nll_se == pytest.approx(0.75 * cold + 0.25 * warm)
+
+
+def test_the_difference_counts_the_students_own_entropy_too():
+    control = control_at(POINTS, 3.05)
+    student = Point(temperature=1, nll=4, nll_se=0.03, entropy=3.05, entropy_se=0.02)
+    assert control.difference_se(student) == pytest.approx(math.hypot(0.03, 0.04, control.nll_se))
+
+
+def test_what_nll_and_entropy_share_by_chance_is_no_error():
+    shared = Point(1, nll=4, nll_se=0.06, entropy=3, entropy_se=0.03, covariance=0.06 * 0.03)
+    assert shared.residual_se(2.0) == pytest.approx(0, abs=1e-8)
+    assert shared.residual_se(0.0) == pytest.approx(0.06)
+    half = Point(1, nll=4, nll_se=0.06, entropy=3, entropy_se=0.03, covariance=0.0009)
+    assert half.residual_se(2.0) == pytest.approx(0.06)
 
 
 def test_the_error_does_not_shrink_between_two_ends_that_share_their_uniforms():

@@ -17,9 +17,7 @@ LAWS = pytest.mark.parametrize("schedule", ["log_linear", "cosine"])
 
 def process_noise(texts=TEXTS, length=LENGTH, **settings):
     places = list(range(texts))
-    return noise_of(
-        places, length=length, batch=texts, seed=0, smallest_time=0.0, **settings
-    )
+    return noise_of(places, length=length, batch=texts, seed=0, smallest_time=0.0, **settings)
 
 
 def residues(masked, modulus):

@@ -19,6 +19,8 @@ class Point:
         nll_se: Its standard error.
         entropy: Mean unigram entropy of a text, in nats.
         entropy_se: Its standard error.
+        covariance: Of the two means: texts of low entropy have a low NLL too. 0 where unknown,
+            which makes errors too large.
     """
 
     temperature: float
@@ -26,6 +28,35 @@ class Point:
     nll_se: float
     entropy: float
     entropy_se: float
+    covariance: float = 0.0
+
+    def residual_se(self, slope: float) -> float:
+        """The standard error of nll - slope * entropy."""
+        variance = self.nll_se**2 + (slope * self.entropy_se) ** 2 - 2 * slope * self.covariance
+        return math.sqrt(max(variance, 0.0)) if not math.isnan(variance) else math.nan
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The teacher at a wanted entropy, on the line between two temperatures.
+
+    Attributes:
+        temperature: Between the two.
+        nll: ln perplexity there.
+        nll_se: The standard error of the line there, the entropy taken as given.
+        entropy: The wanted one.
+        slope: d nll / d entropy of the line.
+    """
+
+    temperature: float
+    nll: float
+    nll_se: float
+    entropy: float
+    slope: float
+
+    def difference_se(self, student: Point) -> float:
+        """The standard error of the student's NLL less this: its own entropy counts as well."""
+        return math.hypot(student.residual_se(self.slope), self.nll_se)
 
 
 @dataclass(frozen=True)
@@ -41,22 +72,17 @@ class StepsNeeded:
     bound: Literal["", "more than", "at most"] = ""
 
 
-def control_at(points: Sequence[Point], entropy: float, entropy_se: float = 0.0) -> Point:
+def control_at(points: Sequence[Point], entropy: float) -> Matched:
     """The teacher at a wanted entropy h: ln perplexity and temperature on the line between two.
 
     Between the neighbouring temperatures 0 and 1, w = (h - h_0) / (h_1 - h_0) and
-    y(h) = (1 - w) y_0 + w y_1, of slope b = (y_1 - y_0) / (h_1 - h_0). Its variance is
-    [(1 - w) s_0 + w s_1]^2 + b^2 [(1 - w) e_0 + w e_1]^2 + b^2 e^2, with s the errors of y, e_0 and
-    e_1 those of the entropies and e that of h. Errors of both ends add up, as the same uniforms lie
-    under both; that a text of low entropy also has a low NLL would make it smaller and is left out.
+    y(h) = (1 - w) y_0 + w y_1, of slope b = (y_1 - y_0) / (h_1 - h_0). Its error is
+    (1 - w) s_0 + w s_1, with s the errors of y - b h at both ends, where covariances are taken into
+    account. They add up, as the same uniforms lie under both.
 
     Args:
         points: Measurements at two or more temperatures.
         entropy: The wanted entropy h, in nats.
-        entropy_se: The standard error e of the wanted entropy: that of the student.
-
-    Returns:
-        The control: its error of the NLL counts all of the above, ``entropy_se`` is given back.
 
     Raises:
         ValueError: If h lies more than ``TOLERANCE`` beyond the entropies measured, there are fewer
@@ -80,20 +106,14 @@ def control_at(points: Sequence[Point], entropy: float, entropy_se: float = 0.0)
         )
     pairs = list(pairwise(ordered))
     cold, warm = next((pair for pair in pairs if entropy <= pair[1].entropy), pairs[-1])
-    return _between(cold, warm, entropy, entropy_se)
-
-
-def _between(cold: Point, warm: Point, entropy: float, entropy_se: float) -> Point:
     width = warm.entropy - cold.entropy
     w, slope = (entropy - cold.entropy) / width, (warm.nll - cold.nll) / width
-    own = abs(1 - w) * cold.nll_se + abs(w) * warm.nll_se
-    ends = abs(1 - w) * cold.entropy_se + abs(w) * warm.entropy_se
-    return Point(
+    return Matched(
         temperature=(1 - w) * cold.temperature + w * warm.temperature,
         nll=(1 - w) * cold.nll + w * warm.nll,
-        nll_se=math.hypot(own, slope * ends, slope * entropy_se),
+        nll_se=abs(1 - w) * cold.residual_se(slope) + abs(w) * warm.residual_se(slope),
         entropy=entropy,
-        entropy_se=entropy_se,
+        slope=slope,
     )
 
 

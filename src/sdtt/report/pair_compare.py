@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from sdtt.evaluation.frontier import Point, StepsNeeded, control_at, steps_needed
+from sdtt.evaluation.frontier import Matched, StepsNeeded, control_at, steps_needed
 from sdtt.report.pair_records import Cell, Pair
 
 NOISE = 3.0  # standard errors below which nothing is claimed
@@ -21,12 +21,12 @@ class Control:
 
     Attributes:
         order: The order of revelation.
-        point: What it scores; its error counts that of the student's entropy.
+        point: What it scores.
         trigrams: The share of known trigrams, interpolated alike; nan where not measured.
     """
 
     order: str | None
-    point: Point
+    point: Matched
     trigrams: float
 
 
@@ -53,8 +53,7 @@ class Comparison:
     @property
     def error(self) -> float:
         """The standard error of the difference; nan where one is missing."""
-        own = self.control.point.nll_se if self.control else math.nan
-        return math.hypot(self.student.nll_se, own)
+        return self.control.point.difference_se(self.student.point) if self.control else math.nan
 
     @property
     def ratio(self) -> float:
@@ -108,7 +107,7 @@ def _control(pair: Pair, student: Cell, order: str | None, steps: int) -> Contro
     ]
     cells.sort(key=lambda cell: cell.temperature)
     try:
-        point = control_at([cell.point for cell in cells], student.entropy, student.entropy_se)
+        point = control_at([cell.point for cell in cells], student.entropy)
     except ValueError:  # out of reach of the temperatures measured
         return None
     # linear in temperature is linear in entropy: both have the same weights

@@ -36,6 +36,7 @@ class Cell:
         nll_se: Its standard error, those of the seeds combined; nan where one is missing.
         entropy: Mean unigram entropy of a sample, in nats.
         entropy_se: Its standard error.
+        covariance: Of NLL and entropy, as means over the samples; 0 where not measured.
         trigrams: The share of word trigrams that the reference knows; nan where not measured.
         trigrams_se: Its standard error.
         seconds: A sample; nan where not measured.
@@ -55,6 +56,7 @@ class Cell:
     nll_se: float
     entropy: float
     entropy_se: float
+    covariance: float
     trigrams: float
     trigrams_se: float
     seconds: float
@@ -69,7 +71,8 @@ class Cell:
     @property
     def point(self) -> Point:
         """As a measurement on the frontier."""
-        return Point(self.temperature, self.nll, self.nll_se, self.entropy, self.entropy_se)
+        measured = self.nll, self.nll_se, self.entropy, self.entropy_se, self.covariance
+        return Point(self.temperature, *measured)
 
     @property
     def plain(self) -> bool:
@@ -166,6 +169,7 @@ def _cell(setting: tuple[Any, ...], group: Sequence[Record]) -> Cell:
         nll_se=_combined(group, "nll_se"),
         entropy=_mean(_numbers(group, "entropy")),
         entropy_se=_combined(group, "entropy_se"),
+        covariance=sum(_or(r.get("covariance"), 0.0) for r in group) / len(group) ** 2,
         trigrams=_mean(_numbers(group, "trigrams")),
         trigrams_se=_combined(group, "trigrams_se"),
         seconds=_mean(_numbers(group, "seconds_per_sample")),
