@@ -56,7 +56,6 @@ SHARDS = $(SDTT_DATA)/gutenberg/train-00.jsonl.xz,$(SDTT_DATA)/gutenberg/train-0
 
 pair: $(PAIR)/student/finished  ## train and measure the shipped pair, in hours: make pair SDTT_DATA=folder
 	$(BIN)/python studies/pair.py measure --run $(PAIR) --data $(SDTT_DATA)/gutenberg
-	$(BIN)/python studies/pair.py draw
 
 $(PAIR)/judge/finished: | $(FOR_TESTS)
 	@test -n "$(SDTT_DATA)" || { echo "make pair needs the text: make pair SDTT_DATA=/folder/that/holds/gutenberg"; exit 2; }

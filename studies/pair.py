@@ -21,9 +21,13 @@ from sdtt.report.pair import read_records, write_pair_report
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = 3
 LADDER = (64, 32, 16, 8, 4, 2)
-TEMPERATURES = (0.9, 1.1)
-"""Beside 1: between them the control is interpolated."""
+TEMPERATURES = (0.9,)
+"""Beside 1: between them the control is interpolated. No student is hotter than its teacher."""
 FLOAT32_STEPS = (128, 8)
+
+SHIPPED_STEPS = {"teacher": 64, "student": 4}
+SHIPPED_TEMPERATURE = 0.8
+"""What `sdtt generate` takes for the shipped models where nothing is said."""
 
 
 def students_of(run: Path) -> list[tuple[int, Path]]:
@@ -100,8 +104,21 @@ def measure(options: argparse.Namespace) -> None:
     )
 
 
+def measure_defaults(options: argparse.Namespace) -> None:
+    """What the shipped models write at the settings that they ship with."""
+    study = study_of(options.run, options.data, options.output / "defaults.jsonl")
+    folders = dict(students_of(options.run))
+    sources = {"teacher": options.run / "teacher", "student": folders[SHIPPED_STEPS["student"]]}
+    for name, source in sources.items():
+        steps = SHIPPED_STEPS[name]
+        cells = [
+            Cell(name, name, "dilated", steps, seed, SHIPPED_TEMPERATURE) for seed in range(SEEDS)
+        ]
+        study.measure(cells, lambda source=source: inference_model(source))
+
+
 def draw(options: argparse.Namespace) -> None:
-    """Table and figure from the records."""
+    """The table and the figure, from the records."""
     print(write_pair_report(read_records(options.output / "records.jsonl"), options.output))
 
 
@@ -115,7 +132,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.what == "measure" and options.data is None:
         parser.error("measure needs --data, the folder of train-00.jsonl.xz and valid.jsonl.xz")
-    {"measure": measure, "draw": draw}[options.what](options)
+    if options.what == "measure":
+        measure(options)
+        measure_defaults(options)
+    draw(options)
 
 
 if __name__ == "__main__":

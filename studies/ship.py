@@ -1,6 +1,6 @@
 """Puts trained models where the package finds them: bfloat16, with model cards and a manifest.
 
-python studies/ship.py --run runs/pair --steps 4 --machine "two cores of ..."
+python studies/ship.py --run runs/pair --machine "two cores of ..."
 """
 
 import argparse
@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sdtt.models.shipped import PAIR, write_manifest
+from pair import SHIPPED_STEPS, SHIPPED_TEMPERATURE
 
 from sdtt.models.checkpoints import load_model, load_tokenizer_of
+from sdtt.models.shipped import PAIR, write_manifest
 from sdtt.sampling.generation import DiffusionGenerationConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,14 +66,14 @@ CARDS = {
 
 def ship(options: argparse.Namespace) -> None:
     """Converts, writes cards, and last the manifest."""
-    student = options.run / "student" / "students" / str(options.steps)
+    student = options.run / "student" / "students" / str(SHIPPED_STEPS["student"])
     for name, card in CARDS.items():
         folder = options.run / name
         source = student if name == "student" else folder
         model = load_model(source, causal=name == "judge").to(torch.bfloat16)
         if name != "judge":
             model.generation_config = DiffusionGenerationConfig(
-                sampler="dilated", steps=options.steps_of[name], temperature=options.temperature
+                sampler="dilated", steps=SHIPPED_STEPS[name], temperature=SHIPPED_TEMPERATURE
             ).merged(model.generation_config)
         model.save_pretrained(PAIR / name)
         load_tokenizer_of(source).save_pretrained(PAIR / name)
@@ -94,7 +95,7 @@ def _facts(
     return {
         "task": "text-generation",
         "title": card.title,
-        "what": card.what.format(steps=options.steps),
+        "what": card.what.format(steps=SHIPPED_STEPS["student"]),
         "use": card.use,
         "parameters": model.num_parameters(),
         "length": length,
@@ -120,12 +121,9 @@ def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "pair")
-    parser.add_argument("--steps", type=int, required=True, help="which student ships")
-    parser.add_argument("--temperature", type=float, default=1.0, help="that generate defaults to")
     parser.add_argument("--machine", required=True)
     parser.add_argument("--commit", default=_commit(), help="that the models were trained with")
     options = parser.parse_args()
-    options.steps_of = {"student": options.steps, "teacher": 64}
     ship(options)
 
 

@@ -17,10 +17,14 @@ SHAPES = {
     "paper": {"vocab_size": 50258, "model_length": 1024},
     "one_gpu_hour": {"vocab_size": 8192, "model_length": 512},
     "cpu_evening": {"vocab_size": 4096, "model_length": 128},
+    "pair_student": {"vocab_size": 4096, "model_length": 128},
 }
 """Of the teacher of each distillation: the length and vocabulary that its own recipe gives it."""
 
-PRETRAINING = ("one_gpu_hour_teacher", "cpu_evening_causal", "cpu_evening_teacher")
+PRETRAINING = (
+    *("one_gpu_hour_teacher", "cpu_evening_causal", "cpu_evening_teacher"),
+    *("pair_judge", "pair_start", "pair_teacher"),
+)
 
 
 def planned(verb, name, *words):
@@ -52,9 +56,8 @@ def test_a_recipe_of_a_distillation_is_a_plan(name, teachers):
     config = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
     plan = planned("distill", name, "--model", teachers / name)
     assert len(plan["stages"]) == config["rounds"]
-    assert plan["stages"][-1]["student_steps"] == config["start_steps"] // (
-        config["teacher_steps"] ** config["rounds"]
-    )
+    k = config.get("teacher_steps", 2)
+    assert plan["stages"][-1]["student_steps"] == config["start_steps"] // k ** config["rounds"]
     micro = config["per_device_train_batch_size"] * config.get("gradient_accumulation_steps", 1)
     assert plan["tokens"] == plan["updates"] * micro * SHAPES[name]["model_length"]
 
