@@ -5,13 +5,13 @@ python studies/ship.py --run runs/pair --machine "two cores of ..."
 
 import argparse
 import json
-import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from pair import SHIPPED_STEPS, SHIPPED_TEMPERATURE
 
 from sdtt.models.checkpoints import load_model, load_tokenizer_of
@@ -87,10 +87,11 @@ def _facts(
 ) -> dict[str, Any]:
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     seconds = sum(json.loads(line).get("train_runtime", 0.0) for line in lines)
-    recipe = (ROOT / "configs" / "recipes" / f"{card.recipe}.yaml").read_text(encoding="utf-8")
-    seed = re.search(r"^seed: (\d+)", recipe, re.MULTILINE)
+    file = ROOT / "configs" / "recipes" / f"{card.recipe}.yaml"
+    recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
     updates = max(json.loads(line).get("step", 0) for line in lines)
     table = (ROOT / "results" / "pair" / "table.md").read_text(encoding="utf-8")
+    table = "\n".join(line for line in table.splitlines() if not line.startswith("!["))
     length = model.config.max_position_embeddings
     return {
         "task": "text-generation",
@@ -100,9 +101,9 @@ def _facts(
         "parameters": model.num_parameters(),
         "length": length,
         "vocabulary": model.config.vocab_size,
-        "tokens": f"{updates * 32 * length:,}",
+        "tokens": f"{updates * recipe['per_device_train_batch_size'] * length:,}",
         "command": card.command,
-        "seed": seed.group(1) if seed else "0",
+        "seed": recipe.get("seed", 0),
         "minutes": seconds / 60,
         "machine": options.machine,
         "commit": options.commit,
@@ -122,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "pair")
     parser.add_argument("--machine", required=True)
-    parser.add_argument("--commit", default=_commit(), help="that the models were trained with")
+    parser.add_argument("--commit", default=_commit(), help="whose recipes trained them")
     options = parser.parse_args()
     ship(options)
 
