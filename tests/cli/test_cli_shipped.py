@@ -27,7 +27,7 @@ def refused(*words):
     """The one line of a command that must fail with exit code 2."""
     result = run(*words)
     assert result.code == 2, (result.out, result.err)
-    (line,) = [line for line in result.err.splitlines() if line.strip()]
+    (line,) = [line for line in result.err.splitlines() if line.startswith("error:")]
     return line
 
 
