@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from sdtt.diffusion.denoiser import Head
 from sdtt.models.causal import CausalConfig, CausalLM
 from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
 from sdtt.training.distill import SDTTTrainer
@@ -125,6 +126,23 @@ class BeganAt(TrainerCallback):
 
     def on_train_begin(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:
         self.step = state.global_step
+
+
+class Counting:
+    """A denoiser that counts the texts that pass through it and the rows that it draws."""
+
+    mask_token_id = 19
+    excluded_ids = (19,)
+    head = Head(torch.zeros(20, 1))
+    texts = rows = 0
+
+    def hidden(self, z, rows=None, **_):
+        self.texts += len(z)
+        return torch.zeros(len(rows), 1)
+
+    def logits(self, h):
+        self.rows += len(h)
+        return torch.zeros(len(h), 19)
 
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sdtt.diffusion.denoiser import Head
 from sdtt.diffusion.noise import SCHEDULES, teacher_times
 from sdtt.diffusion.rollout import rollout
 from sdtt.training.flops import (
@@ -81,27 +80,10 @@ def test_the_expected_share_of_masked_positions_is_that_of_the_schedule():
     assert masked_share(SCHEDULES["cosine"]) == pytest.approx(1 - 2 / math.pi, rel=1e-6)
 
 
-class Counting:
-    """A denoiser that counts the texts that pass through it and the rows that it draws."""
-
-    mask_token_id = 19
-    excluded_ids = (19,)
-    head = Head(torch.zeros(20, 1))
-    texts = rows = 0
-
-    def hidden(self, z, rows=None, **_):
-        self.texts += len(z)
-        return torch.zeros(len(rows), 1)
-
-    def logits(self, h):
-        self.rows += len(h)
-        return torch.zeros(len(h), 19)
-
-
 @pytest.mark.parametrize("schedule", ["log_linear", "cosine"])
 @pytest.mark.parametrize(("k", "dt"), [(1, 1 / 4), (2, 1 / 16), (3, 1 / 4)])
-def test_teacher_steps_ask_for_the_expected_passes_and_draws(schedule, k, dt):
-    law, denoiser, count, masked = SCHEDULES[schedule], Counting(), 4096, 0
+def test_teacher_steps_ask_for_the_expected_passes_and_draws(runs, schedule, k, dt):
+    law, denoiser, count, masked = SCHEDULES[schedule], runs.Counting(), 4096, 0
     for first in range(0, count, 512):
         places = list(range(first, first + 512))
         noise = noise_of(places, length=LENGTH, batch=512, seed=0, smallest_time=0.0)

@@ -3,7 +3,6 @@ import json
 import pytest
 import torch
 
-from sdtt.diffusion.denoiser import Head
 from sdtt.diffusion.noise import SCHEDULES, teacher_times
 from sdtt.diffusion.rollout import rollout
 from sdtt.sampling.dilated import refined_order
@@ -70,26 +69,9 @@ def test_padding_takes_no_turn():
         residues(masked[:length], min(4, length))
 
 
-class Counting:
-    """A denoiser that counts the texts that pass through it and the rows that it draws."""
-
-    mask_token_id = 19
-    excluded_ids = (19,)
-    head = Head(torch.zeros(20, 1))
-    texts = rows = 0
-
-    def hidden(self, z, rows=None, **_):
-        self.texts += len(z)
-        return torch.zeros(len(rows), 1)
-
-    def logits(self, h):
-        self.rows += len(h)
-        return torch.zeros(len(h), 19)
-
-
 @pytest.mark.parametrize(("steps", "k"), [(4, 2), (2, 4), (4, 1)])
-def test_teacher_steps_ask_for_the_computed_passes_and_draws(steps, k):
-    law, denoiser = SCHEDULES["log_linear"], Counting()
+def test_teacher_steps_ask_for_the_computed_passes_and_draws(runs, steps, k):
+    law, denoiser = SCHEDULES["log_linear"], runs.Counting()
     noise = in_dilated_order(process_noise(), steps, k, law)
     z = torch.where(noise.masked(law), 19, 0)
     times = teacher_times(noise.t, 1 / (steps * k), k)
