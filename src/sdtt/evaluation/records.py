@@ -34,6 +34,7 @@ class Record:
         seconds: That the measurement took.
         tokens: Counted.
         environment: Versions, device and threads.
+        request: A digest of what was asked for, by which it is not measured twice; "" if unknown.
 
     Raises:
         ValueError: If the kind is unknown, or a number of the result is nan or infinite.
@@ -50,6 +51,7 @@ class Record:
     seconds: float = 0.0
     tokens: int = 0
     environment: Mapping[str, Any] = field(default_factory=dict)
+    request: str = ""
 
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
@@ -78,15 +80,15 @@ def defined(result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def append(path: Path, record: Record) -> None:
-    """Adds a record to a file; a line that a kill left unfinished is ended first."""
+def append(path: Path, *records: Record) -> None:
+    """Adds records to a file at once; a line that a kill left unfinished is ended first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         if file.tell():
             file.seek(-1, 2)
             if file.read(1) != b"\n":
                 file.write(b"\n")
-        file.write(record.line().encode() + b"\n")
+        file.write(b"".join(record.line().encode() + b"\n" for record in records))
 
 
 def read_folder(folder: Path) -> list[Record]:
@@ -164,6 +166,7 @@ class Sample:
     prompt_tokens: int = 0
     group: int | None = None
     revealed: Sequence[int] | None = None
+    tokens: Sequence[str] | None = None
 
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> None:
@@ -212,4 +215,5 @@ def _sample(line: str, where: str) -> Sample:
         prompt_tokens=int(entry.get("prompt_tokens", 0)),
         group=entry.get("group"),
         revealed=entry.get("revealed"),
+        tokens=entry.get("tokens"),
     )

@@ -24,6 +24,7 @@ class _Passes:
     of_prompt: NextToken
     of_token: NextToken
     cache: StaticCache
+    on_token: Callable[[int], None] | None
 
 
 @torch.no_grad()
@@ -33,6 +34,7 @@ def sample_autoregressive(
     num_samples: int,
     length: int,
     prompt: Sequence[int] = (),
+    prompts: Int[Tensor, "B P"] | None = None,
     seed: int = 0,
     temperature: float = 1.0,
     top_p: float = 1.0,
@@ -42,6 +44,7 @@ def sample_autoregressive(
     pad_id: int = 0,
     batch_size: int = 64,
     compile: bool = False,
+    on_token: Callable[[int], None] | None = None,
 ) -> Int[Tensor, "B L"]:
     """Texts of exactly ``length`` tokens behind one BOS, which is not returned.
 
@@ -54,6 +57,7 @@ def sample_autoregressive(
         num_samples: How many texts.
         length: Tokens of each, the prompt included.
         prompt: Ids that each text begins with; MASK is none of them.
+        prompts: Instead of it: for each text its own, all of one length.
         seed: Of all uniforms.
         temperature: The law is p^(1 / temperature), normalised; 0 takes the likeliest token.
         top_p: Nucleus in (0, 1].
@@ -65,10 +69,11 @@ def sample_autoregressive(
         pad_id: What stands behind a stop.
         batch_size: Texts at a time.
         compile: Compile the pass of one token; on an accelerator as a CUDA graph.
+        on_token: Called after each pass with the number of texts that got a token.
 
     Raises:
-        ValueError: If the model has no BOS, the prompt does not fit or holds MASK, or a number is
-            out of its range.
+        ValueError: If the model has no BOS, the prompt does not fit or holds MASK, there is not one
+            of ``prompts`` for each text, or a number is out of its range.
     """
     bos = model.config.bos_token_id
     if bos is None:
@@ -81,18 +86,7 @@ def sample_autoregressive(
     limit = getattr(model.config, "max_position_embeddings", None) or length
     if length > limit:
         raise ValueError(f"length {length} is more than the model's {limit}")
-    strange = [token for token in prompt if not 0 <= token < model.config.vocab_size]
-    if strange:
-        raise ValueError(
-            f"the prompt has the unknown id {strange[0]}; ids lie in [0, {model.config.vocab_size})"
-        )
-    if len(prompt) > length:
-        raise ValueError(f"the prompt has {len(prompt)} tokens, more than the text's {length}")
-    if getattr(model, "mask_token_id", None) in prompt:
-        raise ValueError(
-            "the prompt holds MASK: an autoregressive model cannot fill in places; "
-            "use a diffusion model"
-        )
+    fronts = _fronts(model, num_samples, length, prompt, prompts)
     transform = Transform(temperature, top_p, top_k, repetition_penalty)
     one_token = compiled_next_token(model) if compile else next_token(model)
     parts = [torch.empty(0, length, dtype=torch.long, device=model.device)]
@@ -101,12 +95,41 @@ def sample_autoregressive(
             names = range(first, min(first + batch_size, num_samples))
             v = uniforms(seed, "autoregressive/token", names, length)
             text = torch.full((len(names), 1 + length), pad_id, device=model.device)
-            text[:, : 1 + len(prompt)] = torch.tensor([bos, *prompt])
+            text[:, 0] = bos
+            text[:, 1 : 1 + fronts.shape[1]] = fronts[names.start : names.stop]
             cache = StaticCache(config=model.config, max_cache_len=length)
-            passes = _Passes(next_token(model), one_token, cache)
-            _write(text, 1 + len(prompt), v, transform, stop_ids, passes)
+            passes = _Passes(next_token(model), one_token, cache, on_token)
+            _write(text, 1 + fronts.shape[1], v, transform, stop_ids, passes)
             parts.append(text[:, 1:])
     return torch.cat(parts)
+
+
+def _fronts(
+    model: Any,
+    num_samples: int,
+    length: int,
+    prompt: Sequence[int],
+    prompts: Int[Tensor, "B P"] | None,
+) -> Int[Tensor, "B P"]:
+    """The ids that each text begins with, checked."""
+    if prompts is None:
+        prompts = torch.tensor([list(prompt)], dtype=torch.long).repeat(num_samples, 1)
+    elif len(prompts) != num_samples:
+        raise ValueError(f"there are {len(prompts)} prompts for {num_samples} samples")
+    known = set(prompts.unique().tolist())
+    strange = sorted(token for token in known if not 0 <= token < model.config.vocab_size)
+    if strange:
+        raise ValueError(
+            f"the prompt has the unknown id {strange[0]}; ids lie in [0, {model.config.vocab_size})"
+        )
+    if prompts.shape[1] > length:
+        raise ValueError(f"the prompt has {prompts.shape[1]} tokens, more than the text's {length}")
+    if getattr(model, "mask_token_id", None) in known:
+        raise ValueError(
+            "the prompt holds MASK: an autoregressive model cannot fill in places; "
+            "use a diffusion model"
+        )
+    return prompts.to(model.device)
 
 
 def next_token(model: Any) -> NextToken:
@@ -146,6 +169,8 @@ def _write(
             logits = passes.of_token(text[:, place - 1 : place].clone(), passes.cache)
         token = draw(transform(logits, text[:, 1:place]), levels[:, place - 1])
         text[:, place] = torch.where(ended, text[:, place], token)
+        if passes.on_token is not None:
+            passes.on_token(len(text))
         if len(stops):
             ended |= torch.isin(token, stops)
             if bool(ended.all()):

@@ -1,0 +1,213 @@
+"""What a protocol asks of some subjects: draws, and what is measured of each; nothing is run."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sdtt.evaluation.drawing import Draw
+from sdtt.evaluation.protocol import OF_SAMPLES, Grid, MauveSettings, Protocol
+from sdtt.evaluation.subjects import Subject
+
+UNCONDITIONAL = tuple(name for name in OF_SAMPLES if name not in ("mauve", "self_bleu"))
+"""Metrics of unconditional samples; the other two are of continuations."""
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement to be made.
+
+    Attributes:
+        metric: "samples", or one of ``protocol.METRICS``.
+        settings: What is asked for, as plain values.
+    """
+
+    metric: str
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Group:
+    """What is measured of one draw, or of one model; one process makes it all.
+
+    Attributes:
+        subject: Of whom.
+        draw: What is drawn first; None where nothing is.
+        jobs: What is measured, in order.
+    """
+
+    subject: Subject
+    draw: Draw | None
+    jobs: tuple[Job, ...]
+
+    def request(self, job: Job) -> str:
+        """A digest of everything that the measurement depends on."""
+        draw = None if self.draw is None else self.draw.record()
+        who = [self.subject.label, self.subject.source, self.subject.fingerprint]
+        return digest([job.metric, who, draw, job.settings])
+
+    @property
+    def file(self) -> str:
+        """The name of the file of its samples, within the evaluation's folder."""
+        assert self.draw is not None
+        draw = self.draw.record()
+        words = [self.subject.label, draw["sampler"], str(draw.get("steps") or "")]
+        name = re.sub(r"[^\w.-]+", "-", "-".join(word for word in words if word))
+        return f"samples/{name}-{digest([self.subject.fingerprint, draw])[:8]}.jsonl"
+
+
+def digest(value: Any) -> str:
+    """Of plain values, as JSON; 16 hexadecimal digits."""
+    words = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(words.encode()).hexdigest()[:16]
+
+
+def groups_of(protocol: Protocol, subjects: Sequence[Subject]) -> list[Group]:
+    """Everything that a protocol asks of some subjects, model by model."""
+    return [group for subject in subjects for group in _of_subject(protocol, subject)]
+
+
+def _of_subject(protocol: Protocol, subject: Subject) -> Iterator[Group]:
+    for what in _draws(protocol, subject):
+        yield Group(subject, what, tuple(_of_draw(protocol, subject, what)))
+    if subject.kind == "samples":
+        wanted = [name for name in protocol.metrics if name in ("self_bleu", *UNCONDITIONAL)]
+        jobs = [Job(name, _settings(protocol, name)) for name in wanted if name != "best_of"]
+        yield Group(subject, None, tuple(jobs))
+    if subject.kind in ("diffusion", "autoregressive"):
+        for job in _of_model(protocol, subject):
+            yield Group(subject, None, (job,))
+
+
+def _draws(protocol: Protocol, subject: Subject) -> Iterator[Draw]:
+    """The draws of one subject, each once."""
+    found = list(_unconditional(protocol, subject))
+    if protocol.mauve is not None and {"mauve", "self_bleu"} & set(protocol.metrics):
+        found += list(_prompted(protocol, protocol.mauve, subject))
+    yield from {digest(what.record()): what for what in found}.values()
+
+
+def _unconditional(protocol: Protocol, subject: Subject) -> Iterator[Draw]:
+    if not set(UNCONDITIONAL) & set(protocol.metrics):
+        return
+    if subject.kind == "diffusion":
+        for grid in protocol.draws:
+            length = grid.length or _length(subject)
+            for how in _of_grid(grid, subject, protocol.control_temperatures):
+                yield Draw(how, grid.num_samples, length)
+    elif subject.kind == "autoregressive":
+        for each in protocol.autoregressive:
+            length = each.length or _length(subject)
+            for one in each.settings():
+                yield Draw({**one, "batch_size": each.batch_size}, each.num_samples, length)
+    elif subject.kind == "text" and protocol.real_text is not None:
+        for seed in protocol.real_text.seed:
+            how = {"sampler": "text", "seed": seed}
+            yield Draw(how, protocol.real_text.num_samples, _length(subject))
+
+
+def _of_grid(grid: Grid, subject: Subject, cooler: Sequence[float]) -> Iterator[Any]:
+    """The settings of a grid; of a teacher also at the temperatures of the control."""
+    taught = subject.taught_steps is not None
+    if (grid.of == "students") != taught and grid.of != "all":
+        return
+    for how in grid.settings():
+        yield how
+        if not taught and how.temperature == 1:
+            for temperature in cooler:
+                yield dataclasses.replace(how, temperature=temperature)
+
+
+def _prompted(protocol: Protocol, mauve: MauveSettings, subject: Subject) -> Iterator[Draw]:
+    count, length = mauve.prompts * mauve.continuations, mauve.prompt_tokens + mauve.new_tokens
+    shared = {
+        "prompts": mauve.text,
+        "prompt_tokens": mauve.prompt_tokens,
+        "continuations": mauve.continuations,
+    }
+    if subject.kind == "diffusion":
+        for grid in mauve.draws or protocol.draws:
+            for how in _of_grid(grid, subject, ()):
+                yield Draw(how, count, length, shared)
+    elif subject.kind == "autoregressive":
+        for each in protocol.autoregressive:
+            for one in each.settings():
+                yield Draw({**one, "batch_size": each.batch_size}, count, length, shared)
+
+
+def _length(subject: Subject) -> int:
+    if subject.length is None:
+        raise ValueError(f"{subject.label} does not say how long its texts are: give a length")
+    return subject.length
+
+
+def _of_draw(protocol: Protocol, subject: Subject, what: Draw) -> Iterator[Job]:
+    yield Job("samples", {})
+    own = UNCONDITIONAL if what.prompted is None else ("mauve", "self_bleu")
+    for name in protocol.metrics:
+        if name in own and not _senseless(name, subject, what):
+            yield Job(name, _settings(protocol, name))
+
+
+def _senseless(name: str, subject: Subject, what: Draw) -> bool:
+    """Self-BLEU of one continuation, or the best of real texts, which cost no seconds."""
+    alone = what.prompted is not None and what.prompted["continuations"] < 2
+    return (name == "self_bleu" and alone) or (name == "best_of" and subject.kind == "text")
+
+
+def _settings(protocol: Protocol, name: str) -> dict[str, Any]:
+    """What a metric of samples is asked for."""
+    judged = {"judge": protocol.judge}
+    match name:
+        case "perplexity":
+            own = dataclasses.asdict(protocol.perplexity)
+            return judged | {key: own[key] for key in ("window", "stride", "eos")}
+        case "best_of":
+            scorer = protocol.best_of.scorer or protocol.judge
+            return judged | {"scorer": scorer, "n": list(protocol.best_of.n)}
+        case "mauve":
+            assert protocol.mauve is not None
+            names = ("text", "seeds", "scale", "new_tokens")
+            own = {name: getattr(protocol.mauve, name) for name in names}
+            return own | {"features": protocol.mauve.features or protocol.judge}
+        case "self_bleu":
+            return dataclasses.asdict(protocol.self_bleu)
+        case "readability":
+            return {"reference": protocol.readability.text}
+    return {}
+
+
+def _of_model(protocol: Protocol, subject: Subject) -> Iterator[Job]:
+    """Metrics that need the model itself."""
+    for name in protocol.metrics:
+        if name == "lambada":
+            own = dataclasses.asdict(protocol.lambada)
+            for form in protocol.lambada.form:
+                yield Job(name, {**_without(own, "batch_size"), "form": form})
+        elif name == "bound":
+            own = _without(dataclasses.asdict(protocol.bound), "batch_size")
+            for text in protocol.bound.text:
+                yield Job(name, {**own, "text": text})
+        elif name == "tasks":
+            own = _without(dataclasses.asdict(protocol.tasks), "batch_size", "names")
+            for task in protocol.tasks.names:
+                yield Job(name, {"task": task, **own})
+        elif name == "latency":
+            yield Job(name, _latency(protocol, subject))
+
+
+def _latency(protocol: Protocol, subject: Subject) -> dict[str, Any]:
+    """All settings at once, for they take turns; a causal model has no steps."""
+    own = dataclasses.asdict(protocol.latency)
+    if subject.kind == "diffusion":
+        return own
+    return _without(own, "sampler", "steps")
+
+
+def _without(settings: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in names}

@@ -1,0 +1,136 @@
+"""What is evaluated: models of both kinds, real text, and samples that somebody else made."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedTokenizerBase
+
+from sdtt.evaluation.records import Kind
+from sdtt.models.causal import CausalLM
+from sdtt.models.checkpoints import check_folder, load_model, load_tokenizer_of, on_accelerator
+from sdtt.models.mdlm import MDLMForMaskedLM
+from sdtt.models.pack import pack
+
+EDGE = 2**20
+"""Bytes at both ends of a weights file by which it is known again."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One thing that is evaluated.
+
+    Attributes:
+        label: Its name in records and tables.
+        source: A folder, a name on the hub or of a shipped model; a file of samples; a text.
+        kind: What makes its texts.
+        taught_steps: The sampling steps that a student was distilled for; None for others.
+        length: Tokens of a text, where a model says so.
+        fingerprint: Of its files, so that a resumed evaluation sees when they changed.
+    """
+
+    label: str
+    source: str
+    kind: Kind
+    taught_steps: int | None = None
+    length: int | None = None
+    fingerprint: str = ""
+
+
+@dataclass
+class Loaded:
+    """A model in memory, with its tokenizer, in the two forms that measurements take.
+
+    Attributes:
+        subject: Which one it is.
+        model: As it was saved, in evaluation mode, on the accelerator.
+        tokenizer: Saved with it.
+    """
+
+    subject: Subject
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+
+    @cached_property
+    def fast(self) -> Any:
+        """As `sdtt generate` runs it: folded, and packed on a CPU."""
+        if isinstance(self.model, MDLMForMaskedLM):
+            return self.model.for_inference()
+        return pack(self.model) if isinstance(self.model, CausalLM) else self.model
+
+
+def model_subjects(sources: Sequence[str]) -> list[Subject]:
+    """Subjects of models: ``LABEL=SOURCE``, or a source, whose last name becomes its label.
+
+    Raises:
+        ValueError: If there is no such model, it is of neither kind, or two have one label.
+    """
+    found: list[Subject] = []
+    for text in sources:
+        label, _, source = text.rpartition("=")
+        subject = _model_subject(label or Path(source).name or source, source)
+        if any(subject.label == other.label for other in found):
+            raise ValueError(
+                f"two models are called {subject.label!r}; name one by --model NAME={source}"
+            )
+        found.append(subject)
+    return found
+
+
+def _model_subject(label: str, source: str) -> Subject:
+    place = check_folder(source)
+    try:
+        config = AutoConfig.from_pretrained(place)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"cannot read the model {source}: {reason}") from error
+    return Subject(
+        label=label,
+        source=source,
+        kind="autoregressive" if _is_causal(config) else "diffusion",
+        taught_steps=getattr(config, "sdtt_sampling_steps", None),
+        length=getattr(config, "max_position_embeddings", None),
+        fingerprint=_fingerprint(Path(place)),
+    )
+
+
+def _is_causal(config: Any) -> bool:
+    """By the class that was saved, else by what transformers has for such a config."""
+    names = getattr(config, "architectures", None) or [""]
+    if names[0].endswith("ForMaskedLM"):
+        return False
+    if names[0].endswith(("ForCausalLM", "LMHeadModel", "CausalLM")):
+        return True
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+
+
+def _fingerprint(folder: Path) -> str:
+    """Of config and weights: their sizes, and the first and last bytes of each file."""
+    digest = hashlib.sha256()
+    for file in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(EDGE))
+            stream.seek(max(0, size - EDGE))
+            digest.update(stream.read())
+    return digest.hexdigest()[:16]
+
+
+def load(subject: Subject) -> Loaded:
+    """The model of a subject and its tokenizer.
+
+    Raises:
+        ValueError: If a file is missing or damaged, or a masked model is no denoiser.
+    """
+    causal = subject.kind == "autoregressive"
+    model = load_model(subject.source, causal=causal)
+    if causal:
+        model = model.to(torch.accelerator.current_accelerator() or "cpu")
+    else:
+        model = on_accelerator(model)
+    return Loaded(subject, model, load_tokenizer_of(subject.source))

@@ -1,0 +1,158 @@
+"""A protocol as data: what it asks of which model, and what makes a measurement another one."""
+
+import dataclasses
+
+import pytest
+
+from sdtt.evaluation.jobs import groups_of
+from sdtt.evaluation.protocol import (
+    Autoregressive,
+    Bound,
+    Grid,
+    Latency,
+    MauveSettings,
+    Protocol,
+    RealText,
+    load_protocol,
+    written,
+)
+from sdtt.evaluation.subjects import Subject
+
+TEACHER = Subject("teacher", "t", "diffusion", None, 16, "a")
+STUDENT = Subject("student", "s", "diffusion", 4, 16, "b")
+CAUSAL = Subject("ar", "c", "autoregressive", None, 16, "c")
+TEXT = Subject("real text", "book", "text", None, 16)
+FILE = Subject("file", "f.jsonl", "samples")
+
+
+def protocol(**changes):
+    grid = Grid({"sampler": ("dilated", "ancestral"), "steps": (2, 4)}, num_samples=8)
+    return dataclasses.replace(Protocol(draws=(grid,)), **changes)
+
+
+def draws(found, label):
+    return [group.draw.record() for group in found if group.subject.label == label and group.draw]
+
+
+def test_a_grid_is_every_combination_of_its_axes():
+    found = draws(groups_of(protocol(), [STUDENT]), "student")
+    assert [(one["sampler"], one["steps"]) for one in found] == [
+        ("dilated", 2), ("dilated", 4), ("ancestral", 2), ("ancestral", 4),
+    ]  # fmt: skip
+
+
+def test_only_teachers_are_drawn_at_the_temperatures_of_the_control():
+    found = groups_of(protocol(control_temperatures=(0.9, 0.8)), [TEACHER, STUDENT])
+    assert {one["temperature"] for one in draws(found, "teacher")} == {1.0, 0.9, 0.8}
+    assert {one["temperature"] for one in draws(found, "student")} == {1.0}
+
+
+def test_a_draw_that_two_grids_ask_for_is_made_once():
+    grid = protocol().draws[0]
+    assert len(groups_of(protocol(draws=(grid, grid)), [STUDENT])) == 4
+
+
+@pytest.mark.parametrize(("of", "who"), [("teacher", {"teacher"}), ("students", {"student"})])
+def test_a_grid_may_be_of_some_of_the_models(of, who):
+    grid = dataclasses.replace(protocol().draws[0], of=of)
+    found = groups_of(protocol(draws=(grid,)), [TEACHER, STUDENT])
+    assert {group.subject.label for group in found} == who
+
+
+def test_samples_come_before_what_is_measured_of_them():
+    for group in groups_of(protocol(metrics=("diversity", "perplexity")), [TEACHER]):
+        assert [job.metric for job in group.jobs] == ["samples", "diversity", "perplexity"]
+
+
+def test_every_kind_of_subject_gets_the_metrics_that_have_a_meaning_for_it():
+    asked = protocol(
+        metrics=("perplexity", "self_bleu", "mauve", "best_of", "bound", "latency"),
+        autoregressive=(Autoregressive(top_p=(1.0, 0.9), num_samples=8),),
+        real_text=RealText("book", 8),
+        mauve=MauveSettings("book", prompts=2, prompt_tokens=4, new_tokens=4, continuations=2),
+        bound=Bound(text=("x", "y")),
+        latency=Latency(steps=(2, 4), batch_size=(1,)),
+    )
+    found = groups_of(asked, [TEACHER, CAUSAL, TEXT, FILE])
+
+    def of(label):
+        groups = [group for group in found if group.subject.label == label]
+        return sorted({job.metric for group in groups for job in group.jobs})
+
+    every = ["best_of", "bound", "latency", "mauve", "perplexity", "samples", "self_bleu"]
+    assert of("teacher") == every
+    assert of("ar") == every
+    assert of("real text") == ["perplexity", "samples"]
+    assert of("file") == ["perplexity", "self_bleu"]
+    latencies = [group for group in found if group.jobs[0].metric == "latency"]
+    assert [group.subject.label for group in latencies] == ["teacher", "ar"]
+
+
+def test_prompted_draws_say_where_their_prompts_are_from():
+    mauve = MauveSettings("book", prompts=3, prompt_tokens=4, new_tokens=5, continuations=2)
+    (first, *_) = draws(groups_of(protocol(metrics=("mauve",), mauve=mauve), [STUDENT]), "student")
+    assert (first["num_samples"], first["length"], first["prompts"]) == (6, 9, "book")
+
+
+def test_a_request_changes_with_settings_weights_and_draws_but_not_with_the_batch_of_the_judge():
+    def requests(asked, subject=STUDENT):
+        return {group.request(job) for group in groups_of(asked, [subject]) for job in group.jobs}
+
+    plain = requests(protocol(metrics=("perplexity",)))
+    again = requests(protocol(metrics=("perplexity", "diversity")))
+    assert plain < again
+    other = dataclasses.replace(STUDENT, fingerprint="other weights")
+    assert not plain & requests(protocol(metrics=("perplexity",)), other)
+    changed = requests(protocol(metrics=("perplexity",), judge="another"))
+    assert len(plain & changed) == 4  # the samples alone
+    smaller = dataclasses.replace(protocol().perplexity, batch_size=1)
+    assert plain == requests(protocol(metrics=("perplexity",), perplexity=smaller))
+
+
+def test_files_of_samples_have_names_of_their_own():
+    found = groups_of(protocol(control_temperatures=(0.9,)), [TEACHER, STUDENT])
+    names = [group.file for group in found]
+    assert len(set(names)) == len(names) == 12
+    assert names[0].startswith("samples/teacher-dilated-2-")
+
+
+def test_a_protocol_is_read_back_as_it_was_written(tmp_path):
+    asked = protocol(
+        metrics=("perplexity", "mauve"),
+        mauve=MauveSettings("book", draws=protocol().draws),
+        real_text=RealText("book"),
+        autoregressive=(Autoregressive(),),
+    )
+    (tmp_path / "mine.yaml").write_text(written(asked))
+    assert load_protocol(tmp_path / "mine.yaml") == asked
+
+
+@pytest.mark.parametrize("name", ["quick", "paper", "full"])
+def test_the_protocols_that_come_along_can_be_read_by_name(name):
+    assert load_protocol(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("metrics: [perplexety]", "metrics has no 'perplexety'; nearest: perplexity"),
+        ("judges: x", "a protocol has no 'judges'; nearest: judge"),
+        ("lambada: {form: new}", "form is one of openai, original, got 'new'"),
+        ("latency: {runs: many}", "runs wants a int, got 'many'"),
+        ("draws: [{sampler: dilated, stepps: 4}]", "draws has no 'stepps'; nearest: steps"),
+        ("draws: [{sampler: dilated, steps: [4, 0]}]", "steps must be at least 1, got 0"),
+        ("draws: [{num_samples: 0}]", "num_samples must be at least 1, got 0"),
+        ("metrics: [mauve]", "the metric mauve needs a section 'mauve' with its 'text'"),
+        ("- a list", "a protocol is a mapping"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_a_protocol_that_cannot_be_is_refused_in_words(tmp_path, text, words):
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(ValueError, match=words):
+        load_protocol(tmp_path / "p.yaml")
+
+
+def test_an_unknown_protocol_is_refused_with_those_that_there_are():
+    with pytest.raises(ValueError, match="no protocol 'quik'; there are .*quick"):
+        load_protocol("quik")
