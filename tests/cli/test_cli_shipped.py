@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import sdtt
 from sdtt.cli import app
+from sdtt.evaluation.records import read_folder
 from sdtt.models.checkpoints import load_model, load_tokenizer_of
 
 pytestmark = pytest.mark.usefixtures("pair")
@@ -98,23 +99,21 @@ def test_a_missing_or_damaged_file_is_one_line_with_a_way_out(pair):
 
 
 def test_evaluate_measures_the_pair_by_name(tmp_path):
-    output = tmp_path / "records.jsonl"
-    words = ("--model", "student", "--teacher", "teacher", "--judge", "judge", "--steps", "4")
-    result = run("evaluate", *words, "--num-samples", "8", "--output", output)
+    words = ("--model", "student,teacher", "--judge", "judge", "--steps", "4")
+    result = run("evaluate", *words, "--num-samples", "8", "--output", tmp_path)
     assert result.code == 0, result.err
-    rows = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [(row["kind"], row["model"]) for row in rows] == [
-        ("model", "student"),
-        ("control", "teacher"),
-    ]
-    assert rows[0]["sampler"] == "dilated"  # a measurement is what its command says
+    found = [one for one in read_folder(tmp_path) if one.metric == "perplexity"]
+    assert [(one.model, one.taught_steps, one.draw["temperature"]) for one in found] == [
+        ("student", 4, 1.0), ("teacher", None, 1.0), ("teacher", None, 0.9), ("teacher", None, 0.8),
+    ]  # fmt: skip
+    assert {one.draw["sampler"] for one in found} == {"dilated"}  # as the command says
 
 
 def test_an_installation_without_the_judge_says_so(pair, tmp_path):
     shutil.rmtree(pair / "judge")
     (pair.parents[2] / ".git").rmdir()
     words = ("--model", "student", "--judge", "judge", "--steps", "4")
-    line = refused("evaluate", *words, "--output", tmp_path / "records.jsonl")
+    line = refused("evaluate", *words, "--output", tmp_path / "records")
     assert "lies in the repository of sdtt, not in the installed package" in line
 
 

@@ -154,5 +154,5 @@ def test_a_protocol_that_cannot_be_is_refused_in_words(tmp_path, text, words):
 
 
 def test_an_unknown_protocol_is_refused_with_those_that_there_are():
-    with pytest.raises(ValueError, match="no protocol 'quik'; there are .*quick"):
+    with pytest.raises(ValueError, match=r"no protocol 'quik'; there are .*quick"):
         load_protocol("quik")

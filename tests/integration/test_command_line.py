@@ -15,6 +15,7 @@ from transformers import AutoModelForMaskedLM
 from typer.testing import CliRunner
 
 from sdtt.cli import app
+from sdtt.evaluation.records import read_folder
 from sdtt.models.checkpoints import load_model, load_tokenizer_of
 from sdtt.sampling.autoregressive import sample_autoregressive
 from sdtt.sampling.canvas import encode
@@ -124,39 +125,58 @@ def test_the_python_function_gives_the_texts_of_the_command(folder):
     assert sdtt.generate(model, tokenizer, steps=4) == [json.loads(line)["text"]]
 
 
-def test_evaluate_writes_each_student_row_with_its_control(folder, tmp_path):
-    output = tmp_path / "records.jsonl"
-    result = run(
-        *("evaluate", "--model", folder / "distill/students/4", "--steps", "2,4"),
-        *("--teacher", folder / "teacher", "--judge", folder / "judge", "--output", output),
-        *("--num-samples", "32", "--data", folder / "texts"),
-    )
+def evaluated(folder, output, *words):
+    """The records of an evaluation, by (metric, model, steps, temperature)."""
+    result = run("evaluate", "--judge", folder / "judge", "--output", output, *words)
     assert result.code == 0, result.err
-    rows = [json.loads(line) for line in output.read_text().splitlines()]
-    kinds = [row["kind"] for row in rows]
-    assert kinds == ["nelbo", "model", "control", "model", "control"]
-    for model, control in ((rows[1], rows[2]), (rows[3], rows[4])):
-        assert abs(model["entropy"] - control["entropy"]) <= 0.02
-        assert model["steps"] == control["steps"]
-        needed = {"sampler", "temperature", "dtype", "draw_dtype", "seed", "judge", "tokens_judged"}
-        assert needed <= model.keys() & control.keys()
+    found = {}
+    for record in read_folder(output):
+        draw = record.draw or {}
+        where = (record.metric, record.model, draw.get("steps"), draw.get("temperature"))
+        found[where] = record
+    return found
+
+
+def test_evaluate_draws_teachers_beside_a_student_at_the_temperatures_of_its_control(
+    folder, tmp_path
+):
+    models = f"{folder}/distill/students/4,{folder}/teacher,{folder}/judge"
+    found = evaluated(
+        folder,
+        tmp_path,
+        *("--model", models, "--steps", "2,4", "--num-samples", "16"),
+        *("--metrics", "perplexity,bound", "--text", folder / "texts/a.txt"),
+    )
+    drawn = {(model, steps, t) for metric, model, steps, t in found if metric == "perplexity"}
+    teacher = {("teacher", steps, t) for steps in (2, 4) for t in (1.0, 0.9, 0.8)}
+    student = {("distill-4", steps, 1.0) for steps in (2, 4)}
+    assert drawn == teacher | student | {("judge", None, 1.0)}
+    assert {model for metric, model, *_ in found if metric == "bound"} == {
+        "distill-4", "teacher", "judge",
+    }  # fmt: skip
+    needed = {"sampler", "temperature", "draw_dtype", "seed", "num_samples", "length"}
+    record = found["perplexity", "distill-4", 2, 1.0]
+    assert needed <= record.draw.keys()
+    assert record.settings["judge"] == str(folder / "judge")
+    assert record.taught_steps == 4
+    assert found["bound", "judge", None, None].result["exact"] is True
 
 
 def test_samples_of_a_file_score_as_when_they_were_drawn(folder, tmp_path):
-    samples, output = tmp_path / "samples.jsonl", tmp_path / "of_file.jsonl"
+    samples = tmp_path / "samples.jsonl"
     drawn = run(
         *("generate", "--model", folder / "teacher", "--steps", "4", "--num-samples", "8", "--json")
     )
     ids_only = [json.dumps({"ids": json.loads(line)["ids"]}) for line in drawn.out.splitlines()]
     samples.write_text("\n".join(ids_only))
-    judged = run("evaluate", "--samples", samples, "--judge", folder / "judge", "--output", output)
-    assert judged.code == 0, judged.err
-    direct = run(
-        *("evaluate", "--model", folder / "teacher", "--steps", "4", "--num-samples", "8"),
-        *("--judge", folder / "judge", "--output", tmp_path / "direct.jsonl"),
+    of_file = evaluated(folder, tmp_path / "of_file", "--samples", samples)
+    direct = evaluated(
+        folder,
+        tmp_path / "direct",
+        *("--model", folder / "teacher", "--steps", "4", "--num-samples", "8"),
     )
-    assert direct.code == 0, direct.err
-    one, other = (json.loads(path.read_text()) for path in (output, tmp_path / "direct.jsonl"))
+    one = of_file["perplexity", "samples", None, None].result
+    other = direct["perplexity", "teacher", 4, 1.0].result
     assert one["perplexity"] == pytest.approx(other["perplexity"], rel=1e-6)
     assert one["entropy"] == other["entropy"]
 
@@ -299,21 +319,6 @@ def test_a_setting_that_would_break_a_resume_is_refused(folder, tmp_path):
     config.write_text("save_only_model: true\n")
     words = ("distill", "--model", folder / "teacher", "--data", folder / "texts")
     assert "save_only_model" in refused(*words, "--output", tmp_path / "o", "--config", config)
-
-
-def test_a_control_without_a_match_does_not_cost_the_other_rows(folder, tmp_path):
-    output = tmp_path / "records.jsonl"
-    result = run(
-        *("evaluate", "--model", folder / "distill/students/4", "--steps", "2", "--top-p", "0.01"),
-        *("--temperature", "0", "--num-samples", "4", "--output", output),
-        *("--teacher", folder / "teacher", "--judge", folder / "judge"),
-    )
-    assert result.code == 0, result.err
-    rows = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [row["kind"] for row in rows] == ["model", "control"]
-
-
-# ---------------------------------------------------------------- generate
 
 
 def records(*words: object) -> list[dict]:

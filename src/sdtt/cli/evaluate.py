@@ -1,243 +1,261 @@
-"""`sdtt evaluate`: judge perplexity with entropy beside it, and the matched-entropy control."""
+"""`sdtt evaluate`: every metric of a protocol, on one or many models, going on where it stopped."""
 
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import PreTrainedTokenizerBase
+from accelerate import PartialState
 from transformers.utils import logging
 
 from sdtt.cli.console import note, progress
 from sdtt.cli.options import Given, command
-from sdtt.data.packing import load_blocks
-from sdtt.evaluation.nelbo import validation_nelbo
-from sdtt.evaluation.suite import (
-    Record,
-    Sampling,
-    measure,
-    measure_control,
-    measure_model,
-    without_nan,
+from sdtt.evaluation.context import Context
+from sdtt.evaluation.jobs import groups_of
+from sdtt.evaluation.protocol import (
+    METRICS,
+    Autoregressive,
+    Bound,
+    Grid,
+    Protocol,
+    RealText,
+    Tasks,
+    load_protocol,
+    written,
 )
-from sdtt.models.checkpoints import load_model, load_tokenizer_of, on_accelerator
+from sdtt.evaluation.records import Record
+from sdtt.evaluation.runner import Share, missing, run
+from sdtt.evaluation.subjects import Subject, model_subjects
+from sdtt.report.files import write_aside
 from sdtt.sampling.settings import SampleSettings
 
-Retokenise = Callable[[list[list[int]]], list[list[int]]]
+COOLER = (0.9, 0.8)
+"""Temperatures of a teacher beside a student, where flags say how samples are drawn."""
 
 
 @dataclass(frozen=True)
 class EvaluateSettings:
     """What is measured, by whom."""
 
-    judge: str = field(
-        metadata={"help": "causal language model: a folder, a hub name, or judge: the shipped one"}
+    output: Path = field(
+        metadata={"help": "folder of records and samples; what is there is not measured again"}
     )
-    output: Path = field(metadata={"help": "file of JSON lines, one a measurement"})
-    model: Path | None = field(
+    model: tuple[str, ...] = field(
+        default=(),
+        metadata={"help": "models, joined by commas: folders, hub names, shipped ones; NAME=MODEL"},
+    )
+    samples: tuple[Path, ...] = field(
+        default=(), metadata={"help": "files of JSON lines with text or ids, instead of models"}
+    )
+    tokenizer: str | None = field(
+        default=None, metadata={"help": "of --samples with ids; that of the judge by default"}
+    )
+    protocol: str | None = field(
         default=None,
-        metadata={"help": "folder of the model to measure; student, teacher: the shipped ones"},
+        metadata={"help": "quick, paper, full or a YAML file: says all that is measured"},
+    )
+    metrics: tuple[str, ...] = field(
+        default=(), metadata={"help": f"only these: {', '.join(METRICS)}"}
+    )
+    judge: str | None = field(
+        default=None,
+        metadata={"help": "causal model: a folder, a hub name, or judge: the shipped one"},
+    )
+    text: tuple[str, ...] = field(
+        default=(), metadata={"help": "texts of the metric bound: names such as wikitext-2, files"}
+    )
+    tasks: tuple[str, ...] = field(
+        default=(), metadata={"help": "tasks of lm-evaluation-harness, such as arc_easy,piqa"}
+    )
+    data_root: Path | None = field(
+        default=None,
+        metadata={"help": "folder with copies of the named texts, instead of downloads"},
     )
     steps: tuple[int, ...] = field(
-        default=(), metadata={"help": "numbers of sampling steps, such as 4,8,16"}
+        default=(), metadata={"help": "without --protocol: numbers of sampling steps: 4,8,16"}
     )
-    teacher: Path | None = field(
-        default=None,
-        metadata={"help": "folder of the teacher: adds the control, cooled to the same entropy"},
+    control_temperatures: tuple[float, ...] = field(
+        default=(),
+        metadata={
+            "help": "without --protocol: of teachers beside a student; "
+            f"{', '.join(map(str, COOLER))} by default"
+        },
     )
-    samples: Path | None = field(
-        default=None, metadata={"help": "JSON lines with text or ids, instead of --model"}
+    num_samples: int = field(
+        default=256, metadata={"help": "without --protocol: samples of each draw"}
     )
-    data: str | None = field(
-        default=None, metadata={"help": "text for the model's NELBO on its held-out part"}
-    )
-    num_samples: int = field(default=256, metadata={"help": "samples of each measurement"})
     length: int | None = field(
-        default=None, metadata={"help": "tokens of a sample; the model's length by default"}
+        default=None,
+        metadata={"help": "without --protocol: tokens of a sample; the model's by default"},
     )
-    text_column: str = field(
-        default="text", metadata={"help": "of --data, as it was in pretraining"}
-    )
-    unwrap: bool = field(default=False, metadata={"help": "of --data, as it was in pretraining"})
-    validation_fraction: float = field(
-        default=0.05, metadata={"help": "of --data, as it was in pretraining: the same split"}
-    )
-    overwrite: bool = field(
-        default=False, metadata={"help": "replace --output if it is there", "flag_only": True}
+    real_text: str | None = field(
+        default=None, metadata={"help": "without --protocol: real text beside the samples"}
     )
 
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
-        if (self.model is None) == (self.samples is None):
-            raise ValueError("give either --model with --steps, or --samples")
-        if self.model is not None and not self.steps and self.data is None:
-            raise ValueError("--model needs --steps, such as --steps 4,8,16, or --data")
-        if self.samples is not None and (self.teacher or self.data or self.steps):
-            raise ValueError("--samples takes no --teacher, --data or --steps: give --model")
-        wrong = [steps for steps in self.steps if steps < 1]
-        if wrong:
-            raise ValueError(f"steps must be at least 1, got {wrong[0]}")
+        if not self.model and not self.samples:
+            raise ValueError("give --model, or --samples FILE")
+        for file in self.samples:
+            if not file.is_file():
+                raise ValueError(f"--samples {file}: there is no such file")
+        if self.output.is_file():
+            raise ValueError(f"--output {self.output} is a file; records go into a folder")
+        plain = {each.name: each.default for each in dataclasses.fields(self)}
+        names = ("steps", "control_temperatures", "num_samples", "length", "real_text")
+        given = [name for name in names if getattr(self, name) != plain[name]]
+        if self.protocol is not None and given:
+            flag = "--" + given[0].replace("_", "-")
+            raise ValueError(
+                f"{flag} does not go with --protocol, which says how samples are drawn"
+            )
+
+
+def _contradicts(name: str) -> str:
+    flag = "--" + name.replace("_", "-")
+    return f"{flag} does not go with --protocol, which says how samples are drawn"
 
 
 def evaluate(settings: EvaluateSettings, sampling: Given[SampleSettings]) -> None:
-    """Measure a model at several numbers of steps, or a file of samples.
+    """Measure models, or files of samples: the metrics of a protocol, or those of the flags.
 
-    Perplexity under the judge always stands beside the entropy of the samples. With --teacher each
-    row is followed by its control: the teacher at the same steps, cooled to the same entropy. The
-    order is dilated by default; published numbers are of `--sampler ancestral`. What a model's
-    generation_config.json says is not followed here: a measurement is what its command says.
+    Records and samples stay in --output: the same command goes on where it stopped, and a metric
+    that is added needs no new sampling. `sdtt report OUTPUT` makes tables and figures of them, with
+    each student beside its teacher cooled to the same entropy. The order is dilated by default;
+    published numbers are of `--sampler ancestral`. What a model's generation_config.json says is
+    not followed here. Under `accelerate launch -m sdtt evaluate ...` the work is split.
     """
-    if settings.output.exists() and not settings.overwrite:
-        raise ValueError(
-            f"{settings.output} is there already; give --overwrite or another --output"
-        )
-    how = Sampling(settings.num_samples, settings.length, sampling.make())
     logging.disable_progress_bar()
-    judge = load_model(settings.judge, causal=True)
-    judge.to(torch.accelerator.current_accelerator() or "cpu")
-    tokenizer = load_tokenizer_of(settings.judge)
-    rows = (
-        _of_file(settings.samples, judge, tokenizer, how)
-        if settings.samples is not None
-        else _of_model(settings, judge, tokenizer, how)
-    )
-    settings.output.parent.mkdir(parents=True, exist_ok=True)
-    aside = settings.output.with_name(settings.output.name + ".part")
-    with aside.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps({**row, "judge": settings.judge}) + "\n")
-            file.flush()
-            print(_line(row))
-    aside.replace(settings.output)
+    state = PartialState()
+    share = Share(state.process_index, state.num_processes)
+    subjects = model_subjects(settings.model)
+    subjects += [Subject(file.stem, str(file), "samples") for file in settings.samples]
+    protocol = _protocol(settings, sampling, subjects)
+    if protocol.real_text is not None and settings.model:
+        length = next((one.length for one in subjects if one.length), None)
+        real = Subject("real text", protocol.real_text.text, "text", length=length)
+        subjects.append(real)
+    context = Context(protocol, subjects, settings.data_root, settings.tokenizer)
+    settings.output.mkdir(parents=True, exist_ok=True)
+    if share.index == 0:
+        text = written(protocol)
+        write_aside(settings.output / "protocol.yaml", lambda path: path.write_text(text, "utf-8"))
+    groups = missing(groups_of(protocol, subjects), settings.output)
+    own = groups[share.index :: share.count]
+    total = sum(len(group.jobs) for group in own)
+    if not total:
+        note(f"all of it is measured already: see {settings.output}")
+        return
+    now = {"words": ""}
+    with progress(total, "evaluate", "measurements", status=lambda: now["words"]) as advance:
 
+        def on_tokens(words: str, count: int) -> None:
+            before = now.get("written", 0) if now["words"].startswith(words) else 0
+            now["written"] = before + count
+            now["words"] = f"{words}: {now['written']:,} tokens" if now["written"] else words
+            advance(0)
 
-def _of_model(
-    settings: EvaluateSettings, judge: Any, judge_tokenizer: PreTrainedTokenizerBase, how: Sampling
-) -> Iterator[Record]:
-    assert settings.model is not None
-    tokenizer = load_tokenizer_of(settings.model)
-    model = on_accelerator(load_model(settings.model))
-    how = replace(how, length=how.length or model.config.max_position_embeddings)
-    teacher = None if settings.teacher is None else _teacher(settings.teacher, tokenizer)
-    retokenise = retokeniser(tokenizer, judge_tokenizer, judge)
-    if settings.data is not None:
-        blocks = load_blocks(
-            settings.data,
-            tokenizer,
-            model.config.max_position_embeddings,
-            validation_fraction=settings.validation_fraction,
-            text_column=settings.text_column,
-            unwrap=settings.unwrap,
-        )
-        bound = validation_nelbo(
-            model, blocks.validation, device=model.device, seed=how.settings.seed
-        )
-        record = without_nan({"data": settings.data, **vars(bound)})
-        yield {"kind": "nelbo", "model": str(settings.model), **record}
-    with progress(len(settings.steps), "evaluate", "rows") as advance:
-        for steps in settings.steps:
-            record, _ = measure_model(model, steps, judge, how, retokenise=retokenise)
-            yield {"kind": "model", "model": str(settings.model), **record}
-            if teacher is not None:
-                yield _control(settings, teacher, record, judge, how, retokenise)
+        for records in run(groups, context, settings.output, share=share, on_tokens=on_tokens):
+            print("\n".join(map(_line, records)), flush=True)
             advance(1)
+    note(f"tables and figures: sdtt report {settings.output}")
 
 
-def _teacher(source: Path, tokenizer: PreTrainedTokenizerBase) -> Any:
-    if load_tokenizer_of(source).get_vocab() != tokenizer.get_vocab():
-        raise ValueError(
-            f"--teacher {source} has another vocabulary than --model: no control of it"
-        )
-    return on_accelerator(load_model(source))
+def _protocol(
+    settings: EvaluateSettings, sampling: Given[SampleSettings], subjects: list[Subject]
+) -> Protocol:
+    """The protocol of the file or of the flags, with what the flags change."""
+    if settings.protocol is not None:
+        if sampling.values:
+            flag = "--" + next(iter(sampling.values)).replace("_", "-")
+            raise ValueError(
+                f"{flag} does not go with --protocol, which says how samples are drawn"
+            )
+        protocol = load_protocol(settings.protocol)
+    else:
+        protocol = _of_flags(settings, sampling, subjects)
+    changes: dict[str, Any] = {}
+    if settings.judge is not None:
+        changes["judge"] = settings.judge
+    if settings.text:
+        changes["bound"] = dataclasses.replace(protocol.bound, text=settings.text)
+    if settings.tasks:
+        changes["tasks"] = dataclasses.replace(protocol.tasks, names=settings.tasks)
+    if settings.metrics:
+        changes["metrics"] = settings.metrics
+    elif settings.protocol is not None:
+        asked = {"tasks": bool(settings.tasks), "bound": bool(settings.text)}
+        more = [name for name, given in asked.items() if given and name not in protocol.metrics]
+        changes["metrics"] = (*protocol.metrics, *more)
+    return dataclasses.replace(protocol, **changes)
 
 
-def _control(
-    settings: EvaluateSettings,
-    teacher: Any,
-    record: Record,
-    judge: Any,
-    how: Sampling,
-    retokenise: Retokenise | None,
-) -> Record:
-    """The control of a row, or why there is none: an unmatched one must not cost the others."""
-    who = {"kind": "control", "model": str(settings.teacher)}
-    steps, entropy = record["steps"], record["entropy"]
-    try:
-        control = measure_control(teacher, steps, entropy, judge, how, retokenise=retokenise)
-    except ValueError as error:
-        return who | {"steps": steps, "matched_entropy": entropy, "error": str(error)}
-    return who | control
-
-
-def _of_file(
-    path: Path, judge: Any, tokenizer: PreTrainedTokenizerBase, how: Sampling
-) -> Iterator[Record]:
-    texts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
-        if not isinstance(entry, dict) or not {"ids", "text"} & entry.keys():
-            raise ValueError(f"{path}, line {number}: needs a field 'text' or 'ids'")
-        texts.append(_ids(entry, tokenizer, f"{path}, line {number}"))
-    record = measure(texts, judge, batch_size=how.judge_batch)
-    yield {"kind": "samples", "samples": str(path), **record}
-
-
-def _ids(entry: dict[str, Any], tokenizer: PreTrainedTokenizerBase, where: str) -> list[int]:
-    """Ids as they were drawn where they are given, since text has lost its special tokens."""
-    ids, text = entry.get("ids"), entry.get("text")
-    if isinstance(ids, list) and all(type(token) is int for token in ids):
-        return ids
-    if ids is None and isinstance(text, str):
-        return _encode(tokenizer, text)
-    raise ValueError(f"{where}: 'ids' must be a list of whole numbers, or 'text' a string")
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-    return ids
-
-
-def retokeniser(
-    own: PreTrainedTokenizerBase, judges: PreTrainedTokenizerBase, judge: Any
-) -> Retokenise | None:
-    """None where the judge knows the model's ids, MASK aside; else decode, and encode for it."""
-    shared = judges.get_vocab()
-    if all(shared.get(w) == i for w, i in own.get_vocab().items() if i != own.mask_token_id):
-        return None
-    note("the judge has another tokenizer: samples are retokenised for it")
-    longest = getattr(judge.config, "max_position_embeddings", None)
-
-    def retokenise(texts: list[list[int]]) -> list[list[int]]:
-        strings = own.batch_decode(texts, skip_special_tokens=True)
-        return [_encode(judges, text)[:longest] for text in strings]
-
-    return retokenise
-
-
-def _line(row: Record) -> str:
-    if "error" in row:
-        return f"{row['kind']:8s} {row['steps']:5d} steps  {row['error']}"
-    if row["kind"] == "nelbo":
-        bits = row["bits_per_byte"]
-        tail = "" if bits is None else f"  {bits:.3f} bits per byte"
-        return f"nelbo    {row['nats_per_token']:.3f} nats per token{tail}"
-    where = f"{row['steps']:5d} steps  T {row['temperature']:.3f}" if "steps" in row else ""
-    return (
-        f"{row['kind']:8s} {where}  perplexity {row['perplexity']:8.2f}  "
-        f"entropy {row['entropy']:.3f}  distinct-2 {row['distinct_2']:.3f}"
+def _of_flags(
+    settings: EvaluateSettings, sampling: Given[SampleSettings], subjects: list[Subject]
+) -> Protocol:
+    """A table of one sampler at several numbers of steps."""
+    how = sampling.make()
+    axes = {name: (value,) for name, value in sampling.values.items()}
+    if settings.steps:
+        axes["steps"] = settings.steps  # type: ignore[assignment]
+    kinds = {(one.kind, one.taught_steps is not None) for one in subjects}
+    both = {("diffusion", True), ("diffusion", False)} <= kinds
+    causal = Autoregressive(
+        temperature=(how.temperature,),
+        top_p=(how.top_p,),
+        seed=(how.seed,),
+        num_samples=settings.num_samples,
+        length=settings.length,
     )
+    metrics = ("perplexity", "diversity") if settings.steps or settings.samples else ()
+    metrics += ("bound",) if settings.text else ()
+    metrics += ("tasks",) if settings.tasks else ()
+    if not metrics and not settings.metrics:
+        raise ValueError(
+            "there is nothing to measure: give --protocol quick, --steps 4,8,16, --metrics, "
+            "--text or --tasks"
+        )
+    return Protocol(
+        metrics=settings.metrics or metrics,
+        draws=(Grid(axes, settings.num_samples, settings.length),),
+        control_temperatures=settings.control_temperatures or (COOLER if both else ()),
+        autoregressive=(causal,),
+        real_text=settings.real_text and RealText(settings.real_text, settings.num_samples),
+        bound=Bound(text=settings.text) if settings.text else Bound(),
+        tasks=Tasks(names=settings.tasks),
+    )
+
+
+def _line(record: Record) -> str:
+    """A record as a line of the terminal."""
+    draw: Mapping[str, Any] = record.draw or {}
+    words = [record.metric.ljust(11), record.model]
+    if "sampler" in draw:
+        words.append(str(draw["sampler"]))
+    if draw.get("steps"):
+        words.append(f"{draw['steps']} steps")
+    if "temperature" in draw:
+        words.append(f"T {draw['temperature']:.2f}")
+    for name in ("text", "form", "task", "batch_size"):
+        if name in record.settings:
+            words.append(str(record.settings[name]))
+    return "  ".join(words) + "  " + ", ".join(_numbers(record.result))
+
+
+def _numbers(result: Mapping[str, Any]) -> list[str]:
+    """The numbers of a result, each with its error."""
+    found = []
+    for name, value in result.items():
+        if isinstance(value, float | int) and not name.endswith("_se"):
+            error = result.get(f"{name}_se")
+            tail = f" ± {error:.2g}" if isinstance(error, float) else ""
+            found.append(f"{name} {value:.4g}{tail}")
+    return found
 
 
 COMMAND = command(
     evaluate,
-    withhold={"steps"},  # a ladder of them is measured
-    example=(
-        "sdtt evaluate --model runs/student/students/4 --steps 4,8,16 --teacher runs/teacher "
-        "--judge runs/judge --output runs/student.jsonl"
-    ),
+    withhold={"steps"},  # several of them are measured
+    example="sdtt evaluate --protocol quick --model student,teacher --output runs/evaluation",
 )

@@ -72,13 +72,21 @@ def model_subjects(sources: Sequence[str]) -> list[Subject]:
     found: list[Subject] = []
     for text in sources:
         label, _, source = text.rpartition("=")
-        subject = _model_subject(label or Path(source).name or source, source)
+        subject = _model_subject(label or _label(source), source)
         if any(subject.label == other.label for other in found):
             raise ValueError(
                 f"two models are called {subject.label!r}; name one by --model NAME={source}"
             )
         found.append(subject)
     return found
+
+
+def _label(source: str) -> str:
+    """The last name of a source; of a run's student those of the run and the steps."""
+    path = Path(source)
+    if path.parent.name == "students":
+        return f"{path.parent.parent.name}-{path.name}"
+    return path.name or source
 
 
 def _model_subject(label: str, source: str) -> Subject:

@@ -1,0 +1,168 @@
+"""Running a protocol: measured once, drawn once, whoever interrupts and however many share it."""
+
+import dataclasses
+
+import pytest
+
+from sdtt.evaluation.context import Context
+from sdtt.evaluation.jobs import groups_of
+from sdtt.evaluation.protocol import (
+    Autoregressive,
+    BestOf,
+    Bound,
+    Grid,
+    Latency,
+    MauveSettings,
+    Protocol,
+    Readability,
+    RealText,
+)
+from sdtt.evaluation.records import Sample, read_folder, read_samples, write_samples
+from sdtt.evaluation.runner import Share, missing, run
+from sdtt.evaluation.subjects import Subject, model_subjects
+
+GRID = Grid({"sampler": ("dilated",), "steps": (2, 4)}, num_samples=6, length=16)
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "book.txt"
+    words = "the old man said that he had seen the little house by the river again and again"
+    path.write_text("\n\n".join(f"Chapter {i}. {words}." for i in range(60)))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def subjects():
+    return model_subjects(["student", "teacher", "ar=judge"])
+
+
+def protocol(**changes):
+    asked = Protocol(
+        draws=(GRID,), autoregressive=(Autoregressive(num_samples=6, length=16),), judge="judge"
+    )
+    return dataclasses.replace(asked, **changes)
+
+
+def evaluate(asked, subjects, folder, share=Share(), most=None):
+    context = Context(asked, subjects)
+    groups = missing(groups_of(asked, subjects), folder)
+    for count, _ in enumerate(run(groups, context, folder, share=share), 1):
+        if count == most:
+            return
+
+
+def results(folder):
+    """What was found, by what was asked: without times."""
+    timed = ("seconds_per_sample", "curve")
+    return {
+        record.request: {k: v for k, v in record.result.items() if k not in timed}
+        for record in read_folder(folder)
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(subjects, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    evaluate(protocol(), subjects, folder)
+    return folder
+
+
+def test_an_evaluation_that_was_cut_off_ends_as_one_that_was_not(subjects, whole, tmp_path):
+    evaluate(protocol(), subjects, tmp_path, most=5)
+    assert 0 < len(results(tmp_path)) < len(results(whole))
+    evaluate(protocol(), subjects, tmp_path)
+    assert results(tmp_path) == results(whole)
+
+
+def test_what_is_measured_is_not_measured_again(subjects, whole):
+    assert missing(groups_of(protocol(), subjects), whole) == []
+
+
+def test_processes_share_the_work_and_find_what_one_finds(subjects, whole, tmp_path):
+    for index in range(2):
+        asked, context = protocol(), Context(protocol(), subjects)
+        groups = groups_of(asked, subjects)
+        list(run(groups, context, tmp_path, share=Share(index, 2)))
+    assert {path.name for path in tmp_path.glob("*.jsonl")} == {"records.jsonl", "records.1.jsonl"}
+    assert results(tmp_path) == results(whole)
+
+
+def test_a_metric_that_is_added_takes_the_samples_that_are_there(subjects, tmp_path):
+    first = protocol(metrics=("diversity",))
+    evaluate(first, subjects[:1], tmp_path)
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "samples").iterdir()}
+    evaluate(protocol(metrics=("diversity", "perplexity")), subjects[:1], tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    assert [one.metric for one in read_folder(tmp_path)].count("perplexity") == 2
+
+
+def test_samples_that_were_lost_are_drawn_again_and_are_the_same(subjects, whole, tmp_path):
+    asked = protocol(metrics=("diversity",))
+    evaluate(asked, subjects[:1], tmp_path)
+    file = next((tmp_path / "samples").iterdir())
+    before = read_samples(file)
+    file.unlink()
+    evaluate(protocol(metrics=("diversity", "perplexity")), subjects[:1], tmp_path)
+    assert read_samples(file) == before
+
+
+def test_of_the_first_samples_it_is_kept_which_step_revealed_each_token(whole):
+    record = next(
+        one for one in read_folder(whole) if one.metric == "samples" and one.model == "student"
+    )
+    first, *_, last = read_samples(whole / record.result["file"])
+    assert set(first.revealed) == set(range(record.draw["steps"]))
+    assert "".join(first.tokens).strip() == first.text.strip()
+    assert last.revealed is None
+
+
+def test_every_metric_of_a_protocol_gives_its_numbers(subjects, book, tmp_path):
+    asked = protocol(
+        metrics=(
+            "perplexity", "diversity", "self_bleu", "readability", "mauve", "best_of", "bound",
+            "latency",
+        ),
+        real_text=RealText(book, num_samples=6),
+        readability=Readability(book),
+        mauve=MauveSettings(
+            book, prompts=12, prompt_tokens=4, new_tokens=8, continuations=2, seeds=2, draws=(GRID,)
+        ),
+        best_of=BestOf(n=(1, 2, 4)),
+        bound=Bound(text=(book,), blocks=2, noise_samples=2),
+        latency=Latency(steps=(2, 4), batch_size=(1,), length=16, runs=1),
+    )  # fmt: skip
+    everyone = [*subjects, Subject("real text", book, "text", length=16)]
+    evaluate(asked, everyone, tmp_path)
+    found = read_folder(tmp_path)
+    count = {metric: sum(one.metric == metric for one in found) for metric in asked.metrics}
+    # 2 models x 2 steps and the causal one; real text; prompted: the same 5
+    assert count == {
+        "perplexity": 6, "diversity": 6, "self_bleu": 5, "readability": 6, "mauve": 5,
+        "best_of": 5, "bound": 3, "latency": 5,
+    }  # fmt: skip
+    shares = {one.model: one.result["trigrams"] for one in found if one.metric == "readability"}
+    assert shares["real text"] == 1.0
+    exact = {one.model: one.result["exact"] for one in found if one.metric == "bound"}
+    assert exact == {"student": False, "teacher": False, "ar": True}
+
+
+def test_samples_of_text_alone_are_judged(tmp_path):
+    write_samples(tmp_path / "mine.jsonl", [Sample(text="The old man said"), Sample(text="Yes.")])
+    subject = Subject("mine", str(tmp_path / "mine.jsonl"), "samples")
+    evaluate(protocol(), [subject], tmp_path / "out")
+    found = {one.metric: one.result for one in read_folder(tmp_path / "out")}
+    assert found["perplexity"]["bits_per_character"] > 0
+    assert found["diversity"]["shortest"] < found["diversity"]["longest"]
+
+
+def test_two_models_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="two models are called 'student'; name one"):
+        model_subjects(["student", "student"])
+
+
+def test_a_text_with_too_few_blocks_is_refused(subjects, book, tmp_path):
+    asked = protocol(real_text=RealText(book, num_samples=10_000))
+    real = Subject("real text", book, "text", length=16)
+    with pytest.raises(ValueError, match=r"blocks of 16 tokens, 10000 are asked for"):
+        evaluate(asked, [subjects[0], real], tmp_path)
