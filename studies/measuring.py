@@ -15,8 +15,8 @@ from torch import Tensor
 
 from sdtt.data.packing import load_blocks
 from sdtt.evaluation.diversity import distinct, standard_error, unigram_entropy
-from sdtt.evaluation.judge import token_nll
 from sdtt.evaluation.readability import readability
+from sdtt.evaluation.scoring import token_nll
 from sdtt.models.checkpoints import load_model, load_tokenizer_of
 from sdtt.sampling.autoregressive import sample_autoregressive
 from sdtt.sampling.canvas import canvas_of

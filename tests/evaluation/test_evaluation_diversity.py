@@ -2,7 +2,14 @@ import math
 
 import pytest
 
-from sdtt.evaluation.diversity import distinct, diversity, standard_error, unigram_entropy
+from sdtt.evaluation.diversity import (
+    distinct,
+    diversity,
+    lengths,
+    repeated,
+    standard_error,
+    unigram_entropy,
+)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +43,41 @@ def test_no_n_gram_reaches_from_one_text_into_the_next():
 
 def test_distinct_of_texts_that_are_all_too_short_is_not_a_number():
     assert math.isnan(distinct([[1, 2]], 3))
+
+
+@pytest.mark.parametrize(
+    ("text", "n", "expected"),
+    [
+        ("abcabc", 1, 1 - 3 / 6),
+        ("abcabc", 2, 1 - 3 / 5),  # ab bc ca ab bc
+        ("abcabc", 3, 1 - 3 / 4),  # abc bca cab abc
+        ("abcabc", 4, 0),
+        ("aaaaa", 4, 1 - 1 / 2),
+    ],
+)
+def test_repetition_is_the_share_of_a_texts_n_grams_that_it_has_said_before(text, n, expected):
+    assert repeated([ord(letter) for letter in text], n) == pytest.approx(expected)
+
+
+def test_what_another_text_has_said_is_no_repetition():
+    assert diversity([[1, 2, 3, 4], [1, 2, 3, 4]]).repeated_4 == 0
+
+
+def test_the_repetition_of_texts_is_the_mean_of_theirs():
+    # aaaaa repeats one of two 4-grams, abcdabcd (abcd, bcda, cdab, dabc, abcd) one of five
+    found = diversity([[1] * 5, [1, 2, 3, 4, 1, 2, 3, 4]])
+    assert found.repeated_4 == pytest.approx((1 / 2 + 1 / 5) / 2)
+    assert found.repeated_4_se == pytest.approx((1 / 2 - 1 / 5) / 2)
+
+
+def test_a_text_too_short_to_repeat_anything_does_not_count_as_free_of_repetition():
+    assert diversity([[1] * 5, [1, 2, 3]]).repeated_4 == pytest.approx(1 / 2)
+
+
+def test_lengths_are_counted_in_tokens():
+    found = lengths([[1], [1, 2, 3], [1, 2, 3, 4, 5]])
+    assert (found.shortest, found.mean, found.longest) == (1, 3, 5)
+    assert found.se == pytest.approx(2 / math.sqrt(3))
 
 
 def test_the_entropy_of_texts_is_the_mean_of_theirs():

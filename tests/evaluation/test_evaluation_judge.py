@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from sdtt.evaluation.judge import judge_perplexity, token_nll
+from sdtt.evaluation.judge import judge_perplexity
+from sdtt.evaluation.scoring import token_nll
 from sdtt.models.causal import CausalConfig, CausalLM
 
 TEXTS = [[3, 1, 4, 1, 5, 9], [2, 6], [5, 3, 5, 8, 9, 7, 9], [0, 4, 6, 2]]
@@ -108,6 +109,45 @@ def test_our_judge_scores_the_first_token_and_another_takes_it_as_context(name, 
 def test_our_judge_can_judge_a_single_token():
     judge = of_unigrams([0.25, 0.75])
     assert judge_perplexity(judge, [[0]]).perplexity == pytest.approx(4, rel=1e-5)
+
+
+def test_the_error_of_the_perplexity_is_that_of_its_logarithm_times_itself():
+    judge = of_unigrams([0.1, 0.9])
+    # nll: (log 10 + log 10/9) / 2, and half their distance
+    expected = math.sqrt(10 * 10 / 9) * math.log(9) / 2
+    assert judge_perplexity(judge, [[0], [1]]).perplexity_se == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_nll_of_each_text_is_given():
+    found = judge_perplexity(of_unigrams([0.1, 0.9]), [[0], [1, 1, 1]])
+    assert found.nll_by_text == pytest.approx([-math.log(0.1), -math.log(0.9)], rel=1e-5)
+
+
+def test_bits_per_character_are_all_bits_over_all_characters():
+    judge = of_unigrams([0.25, 0.5, 0.25])
+    found = judge_perplexity(judge, [[0, 1], [1]], characters=[4, 3])
+    assert found.bits_per_character == pytest.approx((2 + 1 + 1) / 7, rel=1e-5)
+
+
+def test_bits_per_character_are_unknown_where_characters_are():
+    assert judge_perplexity(of_unigrams([0.5, 0.5]), [[0]]).bits_per_character is None
+
+
+def test_texts_of_mixed_lengths_are_told_of():
+    length = judge_perplexity(our_judge(), TEXTS).length
+    assert (length.shortest, length.mean, length.longest) == (2, 19 / 4, 7)
+
+
+def test_another_judge_scores_the_first_token_behind_a_bos_if_asked():
+    judge = gpt2()
+    found = judge_perplexity(judge, TEXTS, prepend_bos=True)
+    expected = [sum(by_hand(judge, text, True)) / len(text) for text in TEXTS]
+    assert found.nll_by_text == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_window_and_stride_that_were_used_are_told():
+    found = judge_perplexity(our_judge(), TEXTS, window=6)
+    assert (found.window, found.stride) == (6, 3)
 
 
 # Batches

@@ -1,9 +1,11 @@
 """Claims about looks at the samples of a model while it trains."""
 
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
+import torch
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
@@ -180,14 +182,16 @@ def test_steps_that_are_asked_for_go_before_those_of_the_round(tmp_path, runs):
 
 
 def test_a_look_that_cannot_be_judged_does_not_end_the_run(tmp_path, runs):
-    short = tmp_path / "judge"
-    runs.causal_model(model_length=4).save_pretrained(short)
-    settings = {"sample_every": 6, "sample_steps": (4,), "judge": str(short)}
+    broken = runs.causal_model()
+    with torch.no_grad():
+        broken.head.weight[3] = math.nan
+    broken.save_pretrained(tmp_path / "judge")
+    settings = {"sample_every": 6, "sample_steps": (4,), "judge": str(tmp_path / "judge")}
     trainer = runs.pretrainer(MDLMTrainer, tmp_path, **settings)
     trainer.train()
     (look,) = looks(tmp_path)
     assert trainer.state.global_step == 6
-    assert "more than the 4 of the judge" in look["error"]
+    assert "gives sample 0 a loss of nan" in look["error"]
     assert "entropy" in look
 
 
