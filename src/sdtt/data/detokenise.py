@@ -80,9 +80,7 @@ def check_rule(rule: str) -> None:
         ValueError: If it is none of ``RULES``.
     """
     if rule not in RULES:
-        raise ValueError(
-            f"there is no rule {rule!r} to detokenise by; there are {', '.join(RULES)}"
-        )
+        raise ValueError(f"there is no rule {rule!r} to detokenise by, only {', '.join(RULES)}")
 
 
 def rule_digest(rule: str) -> str:
