@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from sdtt.data.detokenise import check_rule, detokenised
 from sdtt.data.files import FORMATS, Document, file_format, read_file, record_document
 from sdtt.data.python_docs import module_paths, python_docs
 
@@ -20,7 +21,11 @@ _TABLES = {".parquet", ".arrow", ".csv"}
 
 
 def documents(
-    source: Source, *, text_column: str = "text", unwrap: bool = False
+    source: Source,
+    *,
+    text_column: str = "text",
+    unwrap: bool = False,
+    detokenise: str | None = None,
 ) -> Iterator[Document]:
     """Yield the documents of a source in an order that depends on its content alone.
 
@@ -38,15 +43,23 @@ def documents(
         text_column: The column of the text in .jsonl and .parquet files and datasets. Where there
             is no such column but one named `input_ids`, the documents are those token ids.
         unwrap: Join hard-wrapped lines: a single line end becomes a space.
+        detokenise: Undo a word tokenizer by one of the rules of `detokenise.RULES`.
 
     Returns:
         An iterator of texts, or of arrays of token ids where the source is tokenised.
 
     Raises:
         FileNotFoundError: A path or a pattern finds nothing.
-        ValueError: A source that cannot be read, or holds no text at all.
+        ValueError: A source that cannot be read, or holds no text at all; an unknown rule.
     """
-    return _checked(resolve(source), source, text_column, unwrap)
+    found = _checked(resolve(source), source, text_column, unwrap)
+    if detokenise is None:
+        return found
+    check_rule(detokenise)
+    return (
+        detokenised(document, detokenise) if isinstance(document, str) else document
+        for document in found
+    )
 
 
 def content_digest(source: Source, *, text_column: str = "text") -> str:

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from sdtt.data.corpus import Source, content_digest, documents
+from sdtt.data.detokenise import rule_digest
 from sdtt.data.encoding import check_tokenizer, tokenizer_digest
 from sdtt.data.files import Document
 from sdtt.data.split import Assigned, split_by_hash, split_tail
@@ -94,6 +95,7 @@ def load_blocks(
     validation_fraction: float = 0.05,
     text_column: str = "text",
     unwrap: bool = False,
+    detokenise: str | None = None,
     cache_dir: str | Path | None = None,
 ) -> SplitBlocks:
     """Encode a corpus and cut it into blocks of `length` tokens, for training and validation.
@@ -121,6 +123,7 @@ def load_blocks(
         validation_fraction: The share held back, in [0, 1); at 0 there is no validation.
         text_column: The column of the text in .jsonl and .parquet files and datasets.
         unwrap: Join hard-wrapped lines.
+        detokenise: A rule that undoes a word tokenizer, as for `corpus.documents`.
         cache_dir: The folder of the cache; $SDTT_CACHE, or ~/.cache/sdtt, if None.
 
     Raises:
@@ -131,11 +134,12 @@ def load_blocks(
     """
     _check(tokenizer, length, validation_fraction)
     encoder = _Encoder(
-        partial(documents, source, text_column=text_column, unwrap=unwrap),
+        partial(documents, source, text_column=text_column, unwrap=unwrap, detokenise=detokenise),
         tokenizer,
         Path(cache_dir or os.environ.get("SDTT_CACHE") or "~/.cache/sdtt").expanduser(),
         f"{LAYOUT} {content_digest(source, text_column=text_column)} "
-        f"{tokenizer_digest(tokenizer)} {text_column} {unwrap}",
+        f"{tokenizer_digest(tokenizer)} {text_column} {unwrap}"
+        + (f" {rule_digest(detokenise)}" if detokenise else ""),
     )
     streams = encoder.streams(
         partial(split_by_hash, fraction=validation_fraction), f"hash {validation_fraction}"

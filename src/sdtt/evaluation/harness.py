@@ -1,0 +1,232 @@
+"""The tasks of the LM evaluation harness (``lm_eval``) for our models.
+
+Needs ``pip install "sdtt[evaluation]"``. ``HarnessLM`` is the class to be declared as an entry
+point, ``sdtt = "sdtt.evaluation.harness:HarnessLM"``; it is made when it is first asked for, since
+its base class is the harness's.
+"""
+
+import contextlib
+import difflib
+import io
+import logging
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from sdtt.evaluation.task_model import Progress, TaskModel
+
+BOOTSTRAP = 1000
+"""Draws of the harness's bootstrap, for errors that have no closed form (of a perplexity)."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What the harness says of one task, or of a group of them.
+
+    Attributes:
+        task: Its name.
+        examples: How many documents were scored.
+        num_fewshot: Examples in the context of each.
+        version: Of the task's definition.
+        metrics: Such as acc and acc_se, acc_norm and acc_norm_se; of a filter other than "none"
+            its name follows, as in exact_match_strict_match. None where the harness has no error.
+        noise_se: Root mean square of the standard error of a request's log-likelihood by the masks
+            that were drawn, in nats; 0 where all is exact, None where no likelihood was asked for.
+    """
+
+    task: str
+    examples: int
+    num_fewshot: int
+    version: str
+    metrics: Mapping[str, float | None]
+    noise_se: float | None
+
+
+def evaluate_tasks(
+    model: Any,
+    tokenizer: Any,
+    tasks: Sequence[str],
+    *,
+    num_fewshot: int | None = None,
+    limit: int | None = None,
+    noise_samples: int = 32,
+    seed: int = 0,
+    batch_size: int | None = None,
+    include_path: Path | str | None = None,
+    include_defaults: bool = True,
+    progress: Progress | None = None,
+    **sampling: Any,
+) -> list[TaskResult]:
+    """Tasks of the harness, through its ``simple_evaluate``.
+
+    Args:
+        model: As for ``pair_likelihoods``.
+        tokenizer: The model's.
+        tasks: Names of tasks, groups and tags, or patterns of them.
+        num_fewshot: Examples in each context; what the task says if None.
+        limit: Only the first so many documents of each task.
+        noise_samples: Sets of masks for each continuation of a denoiser.
+        seed: Of masks, answers and few-shot examples.
+        batch_size: Texts a pass; by memory if None.
+        include_path: A folder of further tasks, as YAML.
+        include_defaults: Whether the harness's own tasks are looked through.
+        progress: Makes progress bars; what the harness itself prints is held back.
+        **sampling: How answers are sampled; see ``TaskModel``.
+
+    Returns:
+        One a task and group, in the harness's order.
+
+    Raises:
+        ValueError: If the harness is not installed, or there is no such task.
+    """
+    harness_lm = harness_class()
+    evaluator, manager_of = _import("lm_eval.evaluator"), _import("lm_eval.tasks").TaskManager
+    with _quiet() as streams:
+        folder = None if include_path is None else str(include_path)
+        manager = manager_of(include_path=folder, include_defaults=include_defaults)
+        names = known_tasks(tasks, manager.all_tasks)
+        lm = harness_lm(
+            model,
+            tokenizer,
+            noise_samples=noise_samples,
+            seed=seed,
+            batch_size=batch_size,
+            progress=None if progress is None else _aloud(progress, streams),
+            **sampling,
+        )
+        found = evaluator.simple_evaluate(
+            model=lm,
+            tasks=names,
+            num_fewshot=num_fewshot,
+            limit=limit,
+            bootstrap_iters=BOOTSTRAP,
+            log_samples=False,
+            task_manager=manager,
+            random_seed=None,  # the state of these generators is the caller's
+            numpy_random_seed=None,
+            torch_random_seed=None,
+            fewshot_random_seed=seed,
+        )
+    return [_result(task, found, lm) for task in found["results"]]
+
+
+def known_tasks(tasks: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The names that some names and patterns mean, each once.
+
+    Args:
+        tasks: As they were asked for.
+        known: All there are.
+
+    Raises:
+        ValueError: If there is none, or one of them is unknown; it names the nearest.
+    """
+    if not tasks:
+        raise ValueError("there are no tasks to evaluate: name some, such as arc_easy")
+    names: list[str] = []
+    everything = set(known)
+    match = _import("lm_eval.utils").pattern_match
+    for task in tasks:
+        meant = [task] if task in everything else sorted(match([task], known))
+        if not meant:
+            near = difflib.get_close_matches(task, known, n=3, cutoff=0.5)
+            hint = f"near it: {', '.join(near)}" if near else "'lm_eval ls tasks' lists them"
+            raise ValueError(f"the harness has no task {task!r}; {hint}")
+        names += meant
+    return list(dict.fromkeys(names))
+
+
+@cache
+def harness_class() -> Any:
+    """``TaskModel`` as a subclass of ``lm_eval.api.model.LM``.
+
+    Raises:
+        ValueError: If the harness is not installed.
+    """
+    return type("HarnessLM", (TaskModel, _import("lm_eval.api.model").LM), {})
+
+
+def __getattr__(attribute: str) -> Any:
+    if attribute == "HarnessLM":
+        return harness_class()
+    raise AttributeError(f"module {__name__!r} has no attribute {attribute!r}")
+
+
+def _import(module: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ValueError(
+            f'tasks need the evaluation harness ({error}): pip install "sdtt[evaluation]"'
+        ) from error
+
+
+def _result(task: str, found: Mapping[str, Any], lm: TaskModel) -> TaskResult:
+    row = found["results"][task]
+    metrics: dict[str, float | None] = {}
+    for key, value in row.items():
+        metric, comma, filtered = key.partition(",")
+        if not comma:
+            continue
+        is_error = metric.endswith("_stderr")
+        label = metric.removesuffix("_stderr")
+        label += "" if filtered == "none" else f"_{filtered.replace('-', '_')}"
+        number = float(value) if isinstance(value, int | float) else math.nan
+        metrics[f"{label}_se" if is_error else label] = None if math.isnan(number) else number
+    errors = lm.noise_errors.get(task)
+    return TaskResult(
+        task=task,
+        examples=int(row.get("sample_len") or 0),
+        num_fewshot=int(found.get("n-shot", {}).get(task) or 0),
+        version=str(found.get("versions", {}).get(task)),
+        metrics=metrics,
+        noise_se=math.sqrt(sum(e**2 for e in errors) / len(errors)) if errors else None,
+    )
+
+
+Streams = tuple[Any, Any]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[Streams]:
+    """Holds back what the harness logs and prints, and its bootstrap in processes of its own.
+
+    Yields:
+        The standard streams as they were.
+    """
+    logger = logging.getLogger("lm_eval")
+    level, before = logger.level, os.environ.get("DISABLE_MULTIPROC")
+    logger.setLevel(logging.CRITICAL)
+    os.environ["DISABLE_MULTIPROC"] = "1"
+    held = io.StringIO()
+    streams = (sys.stdout, sys.stderr)
+    try:
+        with contextlib.redirect_stdout(held), contextlib.redirect_stderr(held):
+            yield streams
+    finally:
+        logger.setLevel(level)
+        if before is None:
+            del os.environ["DISABLE_MULTIPROC"]
+        else:
+            os.environ["DISABLE_MULTIPROC"] = before
+
+
+def _aloud(progress: Progress, streams: Streams) -> Progress:
+    """Progress bars on the streams as they were before they were held back."""
+
+    @contextlib.contextmanager
+    def shown(total: int, what: str, unit: str) -> Iterator[Any]:
+        out, err = streams
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            progress(total, what, unit) as advance,
+        ):
+            yield advance
+
+    return shown

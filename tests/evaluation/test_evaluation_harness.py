@@ -1,0 +1,274 @@
+import json
+import logging
+import math
+import sys
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sdtt.data.tokenizer import train_tokenizer
+from sdtt.evaluation.task_model import TaskModel
+from sdtt.models.causal import CausalConfig, CausalLM
+from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
+
+SHAPE = {"model_length": 24, "hidden_dim": 16, "n_blocks": 1, "n_heads": 2}
+SHAPE |= {"bos_token_id": 0, "eos_token_id": 0}
+CHANCES = {" cat": 0.5, " bird": 0.25}
+
+CHOICES = """
+task: tiny_choices
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {folder}/choices.jsonl}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{query}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: gold
+metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
+metadata: {{version: 3.0}}
+"""
+WORDS = """
+task: tiny_words
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {folder}/words.jsonl}}}}
+test_split: test
+output_type: loglikelihood
+doc_to_text: "{{{{text.split(' ')[:-1]|join(' ')}}}}"
+doc_to_target: "{{{{' '+text.split(' ')[-1]}}}}"
+metric_list:
+  - {{metric: perplexity, aggregation: perplexity, higher_is_better: false}}
+  - {{metric: acc, aggregation: mean, higher_is_better: true}}
+"""
+ANSWERS = """
+task: tiny_answers
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {folder}/words.jsonl}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{text}}}}"
+doc_to_target: " cat cat"
+generation_kwargs: {{until: ["\\n"], max_gen_toks: 2}}
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
+"""
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["the small cat saw a red bird sing in the tree. " * 9], 300)
+
+
+@pytest.fixture(scope="module")
+def law(tokenizer):
+    """One law for any place: half of it is " cat", a quarter " bird", the rest is shared."""
+    size = tokenizer.mask_token_id
+    chances = torch.full((size,), 0.25 / (size - 2))
+    for word, chance in CHANCES.items():
+        (token,) = tokenizer.encode(word)
+        chances[token] = chance
+    return chances
+
+
+def of_law(kind, law):
+    config = MDLMConfig if kind is MDLMForMaskedLM else CausalConfig
+    model = kind(config(vocab_size=len(law) + 1, **SHAPE)).eval()
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.copy_(torch.cat([law, law[:1]]).log())
+    return model
+
+
+@pytest.fixture(params=[MDLMForMaskedLM, CausalLM], scope="module")
+def model(request, law):
+    return of_law(request.param, law)
+
+
+def asked(*args):
+    return SimpleNamespace(args=args, task_name="own")
+
+
+# What the harness asks for
+
+
+def test_the_likelihood_of_a_continuation_is_that_of_its_tokens(model, tokenizer):
+    requests = [asked("the", " cat bird"), asked("the cat", " cat"), asked("", " bird")]
+    found = TaskModel(model, tokenizer).loglikelihood(requests)
+    expected = [math.log(1 / 8), math.log(1 / 2), math.log(1 / 4)]
+    assert [value for value, _ in found] == pytest.approx(expected, rel=1e-5)
+    assert [greedy for _, greedy in found] == [False, True, False]
+
+
+def test_a_long_text_is_scored_in_windows_each_token_once(model, tokenizer):
+    found = TaskModel(model, tokenizer).loglikelihood_rolling([asked(" cat" * 70)])
+    assert found[0] == pytest.approx(70 * math.log(1 / 2), rel=1e-5)
+
+
+def test_a_long_continuation_is_scored_in_windows_too(model, tokenizer):
+    found = TaskModel(model, tokenizer).loglikelihood([asked("the", " cat" * 70)])
+    assert found[0] == (pytest.approx(70 * math.log(1 / 2), rel=1e-5), True)
+
+
+def test_the_error_of_each_request_is_kept_with_its_task(law, tokenizer):
+    masked = TaskModel(of_law(MDLMForMaskedLM, law), tokenizer, noise_samples=2)
+    masked.loglikelihood([asked("the", " cat cat bird"), asked("the", " cat")])
+    first, second = masked.noise_errors["own"]
+    assert first > 0
+    assert second == 0
+
+
+def test_an_answer_is_greedy_unless_the_task_samples(model, tokenizer):
+    task = {"until": [], "max_gen_toks": 3}
+    found = TaskModel(model, tokenizer, steps=2).generate_until([asked("the", task)] * 2)
+    assert found == [" cat cat cat"] * 2
+
+
+def test_an_answer_ends_before_the_first_of_its_stops(model, tokenizer):
+    task = {"until": ["bird", "t c", " cat"], "max_gen_toks": 3}
+    assert TaskModel(model, tokenizer, steps=2).generate_until([asked("the", task)]) == [""]
+    task["until"] = "t c"
+    assert TaskModel(model, tokenizer, steps=2).generate_until([asked("the", task)]) == [" ca"]
+
+
+def test_a_sampled_answer_is_a_function_of_seed_and_number(model, tokenizer):
+    task = {"until": [], "max_gen_toks": 8, "do_sample": True, "temperature": 1.0}
+    requests = [asked("the", task)] * 3
+    whole = TaskModel(model, tokenizer, steps=4).generate_until(requests)
+    assert len(set(whole)) == 3
+    assert TaskModel(model, tokenizer, steps=4, batch_size=1).generate_until(requests) == whole
+    assert TaskModel(model, tokenizer, steps=4).generate_until(requests[:1]) == whole[:1]
+    assert TaskModel(model, tokenizer, steps=4, seed=1).generate_until(requests) != whole
+
+
+def test_our_temperature_wins_over_the_tasks(model, tokenizer):
+    task = {"until": [], "max_gen_toks": 4, "do_sample": True, "temperature": 1.0}
+    lm = TaskModel(model, tokenizer, steps=2, temperature=0.0)
+    assert lm.generate_until([asked("the", task)] * 4) == [" cat" * 4] * 4
+
+
+def test_an_answer_that_does_not_fit_beside_its_context_gets_half_of_the_model(model, tokenizer):
+    found = TaskModel(model, tokenizer, steps=2).generate_until([asked(" bird" * 40, {})])
+    assert found == [" cat" * 12]
+
+
+def test_an_answer_ends_at_the_end_of_a_text(tokenizer):
+    law = torch.full((tokenizer.mask_token_id,), 1e-6)
+    law[tokenizer.eos_token_id] = 1.0
+    for kind in (MDLMForMaskedLM, CausalLM):
+        lm = TaskModel(of_law(kind, law / law.sum()), tokenizer, steps=2)
+        assert lm.generate_until([asked("the", {"max_gen_toks": 3})]) == [""]
+
+
+def test_a_model_is_loaded_from_its_folder_with_its_tokenizer(tmp_path, law, tokenizer):
+    for kind, causal in ((MDLMForMaskedLM, False), (CausalLM, True)):
+        of_law(kind, law).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        lm = TaskModel(str(tmp_path), causal=causal, batch_size="2")
+        found = lm.loglikelihood([asked("the", " cat")])
+        assert found[0] == (pytest.approx(math.log(1 / 2), rel=1e-5), True)
+
+
+# The harness itself
+
+
+@pytest.fixture(scope="module")
+def harness():
+    pytest.importorskip("lm_eval")
+    from sdtt.evaluation import harness
+
+    return harness
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tasks")
+    docs = {
+        "choices": [{"query": "the", "choices": ["cat", "bird"], "gold": i} for i in (0, 0, 1)],
+        "words": [{"text": f"the small {word}"} for word in ("cat", "bird")],
+    }
+    for name, rows in docs.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, text in {"choices": CHOICES, "words": WORDS, "answers": ANSWERS}.items():
+        (folder / f"{name}.yaml").write_text(text.format(folder=folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluated(harness, tasks, law, tokenizer):
+    """One run of all three tasks, what it printed, and what progress it told."""
+    told = []
+
+    @contextmanager
+    def progress(total, what, unit):
+        print("a bar", file=sys.stderr)
+        yield lambda number: told.append((what, unit, total, number))
+
+    names = ["tiny_choices", "tiny_words", "tiny_answers"]
+    options = {"include_path": tasks, "include_defaults": False, "progress": progress, "steps": 2}
+    model = of_law(MDLMForMaskedLM, law)
+    before = torch.get_rng_state(), logging.getLogger("lm_eval").level
+    found = harness.evaluate_tasks(model, tokenizer, names, **options)
+    after = torch.get_rng_state(), logging.getLogger("lm_eval").level
+    state = torch.equal(before[0], after[0]) and before[1] == after[1]
+    return SimpleNamespace(rows={row.task: row for row in found}, told=told, unchanged=state)
+
+
+def test_choices_are_scored_by_their_likelihood(evaluated):
+    row = evaluated.rows["tiny_choices"]
+    assert row.metrics["acc"] == pytest.approx(2 / 3)  # always "cat"
+    assert row.metrics["acc_se"] == pytest.approx(1 / 3)
+    assert (row.examples, row.num_fewshot, row.version, row.noise_se) == (3, 0, "3.0", 0)
+
+
+def test_perplexities_of_words_are_those_by_hand(evaluated):
+    metrics = evaluated.rows["tiny_words"].metrics
+    assert metrics["perplexity"] == pytest.approx(math.sqrt(8), rel=1e-5)
+    assert metrics["acc"] == 1 / 2
+    assert metrics["perplexity_se"] > 0
+
+
+def test_answers_are_sampled(evaluated):
+    row = evaluated.rows["tiny_answers"]
+    assert (row.metrics["exact_match"], row.noise_se) == (1, None)
+
+
+def test_progress_is_told_of_every_request(evaluated):
+    likelihoods = [each for each in evaluated.told if each[0] == "likelihoods"]
+    answers = [each for each in evaluated.told if each[0] == "answers"]
+    assert sum(each[-1] for each in likelihoods) == sum({each[2] for each in likelihoods}) == 8
+    assert answers == [("answers", "requests", 2, 2)]
+
+
+def test_a_run_leaves_generators_and_loggers_as_they_were(evaluated):
+    assert evaluated.unchanged
+
+
+def test_an_unknown_task_is_refused_with_the_nearest_names(harness, tasks, law, tokenizer):
+    with pytest.raises(ValueError, match="no task 'tiny_choice'; near it: tiny_choices"):
+        harness.evaluate_tasks(
+            of_law(CausalLM, law),
+            tokenizer,
+            ["tiny_choice"],
+            include_path=tasks,
+            include_defaults=False,
+        )
+
+
+def test_a_pattern_means_the_tasks_that_match_it_each_once(harness):
+    known = ["arc_easy", "arc_challenge", "piqa"]
+    assert harness.known_tasks(["arc_easy", "arc*"], known) == ["arc_easy", "arc_challenge"]
+
+
+def test_the_declared_class_is_a_model_of_the_harness(harness):
+    from lm_eval.api.model import LM
+
+    assert issubclass(harness.HarnessLM, LM)
+    assert harness.HarnessLM is harness.harness_class()
+
+
+def test_a_missing_harness_is_one_line_with_the_way_out(monkeypatch):
+    from sdtt.evaluation import harness
+
+    monkeypatch.setitem(sys.modules, "lm_eval.utils", None)
+    with pytest.raises(ValueError, match=r'pip install "sdtt\[evaluation\]"'):
+        harness.known_tasks(["piqa"], ["piqa"])
