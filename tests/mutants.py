@@ -107,6 +107,8 @@ RESUMED = "training/test_training_settings.py::test_"
 EMA = "training/test_training_ema.py::test_"
 PROCESSES = "training/test_training_processes.py::test_"
 READABILITY = "evaluation/test_evaluation_readability.py::test_"
+BEST_OF = "evaluation/test_evaluation_best_of.py::test_"
+LATENCY = "evaluation/test_evaluation_latency.py::test_"
 FRONTIER = "evaluation/test_evaluation_frontier.py::test_"
 PAIR = "report/test_report_pair.py::test_"
 SHIPPED = "models/test_models_shipped.py::test_"
@@ -1985,6 +1987,64 @@ MUTANTS = [
             FRONTIER + "the_difference_counts_the_students_own_entropy_too",
             PAIR + "the_error_of_the_ratio_counts_that_of_the_students_entropy_through_the_slope",
         ),
+    ),
+    Mutant(
+        "a rank is the best of too few subsets",
+        "evaluation/best_of.py",
+        "np.maximum(candidates - ranks - n + 1, 0)",
+        "np.maximum(candidates - ranks - n, 0)",
+        (
+            BEST_OF + "the_best_of_n_is_the_mean_over_every_subset",
+            BEST_OF + "its_expectation_over_candidates_is_that_of_the_best_of_n_new_texts",
+        ),
+    ),
+    Mutant(
+        "of equal scores the first is chosen",
+        "evaluation/best_of.py",
+        "return np.repeat(means, sizes)",
+        'return values[np.argsort(scores, kind="stable")]',
+        (BEST_OF + "candidates_of_one_score_are_chosen_evenly_whatever_their_order",),
+    ),
+    Mutant(
+        "a jackknife is a spread of independent numbers",
+        "evaluation/best_of.py",
+        "variance = (candidates - 1) / candidates * (",
+        "variance = 1 / candidates * (",
+        (
+            BEST_OF + "of_one_text_the_error_is_the_standard_error_of_the_mean",
+            BEST_OF + "the_error_is_the_spread_over_new_candidates",
+        ),
+    ),
+    Mutant(
+        "scoring takes no time",
+        "evaluation/best_of.py",
+        "(n * seconds_scoring if n > 1 else 0.0)",
+        "0.0",
+        (BEST_OF + "scoring_takes_its_time_where_there_is_a_choice",),
+    ),
+    Mutant(
+        "settings are timed one after the other",
+        "evaluation/timing.py",
+        "    for _ in range(runs):\n        for name, call in calls.items():",
+        "    for name, call in calls.items():\n        for _ in range(runs):",
+        (
+            LATENCY + "settings_take_turns_behind_a_run_of_each_to_warm_up",
+            LATENCY + "a_machine_that_slows_down_slows_all_settings",
+        ),
+    ),
+    Mutant(
+        "what the first run prepares is timed",
+        "evaluation/timing.py",
+        "        call()\n        after()\n    taken",
+        "        after()\n    taken",
+        (LATENCY + "what_only_the_first_run_needs_is_not_counted",),
+    ),
+    Mutant(
+        "the compiled form is timed on the network as it is",
+        "evaluation/latency.py",
+        "write(networks[cell.form], cell, how)",
+        "write(model, cell, how)",
+        (LATENCY + "the_compiled_form_is_timed_on_a_copy_and_the_model_stays_as_it_is",),
     ),
     Mutant(
         "what NLL and entropy share counts twice",
