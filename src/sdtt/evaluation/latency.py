@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import count, product
-from typing import Any, Literal, get_args
+from typing import Any
 
 from sdtt.diffusion.denoiser import Denoiser
 from sdtt.evaluation.timing import Timing, interleaved
@@ -14,7 +14,7 @@ from sdtt.sampling.canvas import canvas_of
 from sdtt.sampling.generate import compile_network, sample
 from sdtt.sampling.settings import SampleSettings
 
-Form = Literal["eager", "compiled"]
+FORMS = ("eager", "compiled")
 """Whether the network runs as it is written, or through torch.compile."""
 
 SHAPES = 256
@@ -43,7 +43,7 @@ class Latency:
     steps: int | None
     batch_size: int
     length: int
-    form: Form
+    form: str
     runs: int
     seconds: float
     seconds_least: float
@@ -66,7 +66,7 @@ class _Cell:
     """One setting."""
 
     batch_size: int
-    form: Form
+    form: str
     steps: int | None
     length: int
 
@@ -89,7 +89,7 @@ def latency(
     batch_sizes: Sequence[int] = (1,),
     length: int | None = None,
     runs: int = RUNS,
-    forms: Sequence[Form] = ("eager",),
+    forms: Sequence[str] = ("eager",),
     settings: SampleSettings | None = None,
     on_run: Callable[[int, int], None] | None = None,
 ) -> list[Latency]:
@@ -151,7 +151,7 @@ def _check(
     steps: Sequence[int],
     batch_sizes: Sequence[int],
     runs: int,
-    forms: Sequence[Form],
+    forms: Sequence[str],
 ) -> None:
     for name, values in (("batch_sizes", batch_sizes), ("forms", forms)):
         if not values:
@@ -162,16 +162,16 @@ def _check(
     for name, several in (("steps", steps), ("batch_sizes", batch_sizes), ("forms", forms)):
         if len(set(several)) < len(several):
             raise ValueError(f"{name} holds one value twice: {', '.join(map(str, several))}")
-    strange = [form for form in forms if form not in get_args(Form)]
+    strange = [form for form in forms if form not in FORMS]
     if strange:
-        raise ValueError(f"a form is one of {', '.join(get_args(Form))}, got {strange[0]!r}")
+        raise ValueError(f"a form is one of {', '.join(FORMS)}, got {strange[0]!r}")
     if steps and not isinstance(model, Denoiser):
         raise ValueError(
             f"{type(model).__name__} writes token by token and has no steps; leave steps out"
         )
 
 
-def _in_form(denoiser: Any, form: Form) -> Any:
+def _in_form(denoiser: Any, form: str) -> Any:
     """The denoiser, or one on its weights: a copy is not compiled, whatever the original is."""
     if form == "eager" and not getattr(denoiser, "is_compiled", False):
         return denoiser
