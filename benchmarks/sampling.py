@@ -30,12 +30,12 @@ from parts.memory import Peak
 from parts.networks import DTYPES, network
 from parts.plain import PlainSampler
 from parts.record import machine, names, numbers, table
-from parts.timing import wait
 from torch import Tensor
 
 import sdtt
 from sdtt.diffusion.categorical import Transform
 from sdtt.diffusion.uniforms import uniforms
+from sdtt.evaluation.timing import wait
 from sdtt.models.causal import CausalConfig, CausalLM
 from sdtt.models.mdlm import MDLMForMaskedLM
 from sdtt.models.pack import pack

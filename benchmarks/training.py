@@ -28,7 +28,6 @@ from parts.memory import Peak
 from parts.networks import DTYPES, network
 from parts.plain_training import PlainDistillation
 from parts.record import machine, names, table
-from parts.timing import interleaved, seconds, wait
 from torch import Tensor
 
 import sdtt
@@ -38,6 +37,7 @@ from sdtt.diffusion.noise import SCHEDULES, is_masked, mask, teacher_times
 from sdtt.diffusion.rollout import rollout
 from sdtt.diffusion.tiled import tiled_cross_entropy, tiled_divergence
 from sdtt.diffusion.uniforms import uniforms
+from sdtt.evaluation.timing import interleaved, seconds, wait
 from sdtt.models.mdlm import MDLMForMaskedLM
 from sdtt.models.pack import can_pack
 from sdtt.training.flops import forward_flops, shape_of, training_flops
@@ -167,12 +167,13 @@ def steps(options: argparse.Namespace, device: torch.device) -> list[dict[str, A
             {name: partial(update, call) for name, call in calls.items()}, options.runs, device
         )
         optimiser = median([seconds(optimizer.step, device) for _ in range(3)])
-        for name, each in taken.items():
+        medians = {name: each.median for name, each in taken.items()}
+        for name, each in medians.items():
             side, dtype = name.split()
             row = {"size": size, "side": side, "dtype": dtype, "seconds": each}
             row |= {
-                "plain same dtype / this": taken[f"plain {dtype}"] / each,
-                "plain float32 / this": taken.get("plain float32", float("nan")) / each,
+                "plain same dtype / this": medians[f"plain {dtype}"] / each,
+                "plain float32 / this": medians.get("plain float32", float("nan")) / each,
                 "optimiser": optimiser,
             }
             if side != "plain":
@@ -218,7 +219,7 @@ def pretraining(options: argparse.Namespace, device: torch.device) -> list[dict[
         network_of, length = shape_of(model), model.config.model_length
         flops = training_flops(network_of, texts=options.batch, length=length, rows=len(rows))
         for name, each in interleaved(calls, options.runs, device).items():
-            row = {"size": size, "what": "pretraining", "dtype": name, "seconds": each}
+            row = {"size": size, "what": "pretraining", "dtype": name, "seconds": each.median}
             found.append(row | {"tflop": flops.total / 1e12})
     return found
 
@@ -270,8 +271,9 @@ def losses(options: argparse.Namespace, device: torch.device) -> list[dict[str, 
             calls["cross-entropy of torch"] = alone.cross_entropy_of_torch
         calls |= {name: partial(alone.divergence, name) for name in DIVERGENCES}
         taken = interleaved(calls, options.runs, device)
-        products, scores = taken.pop("products"), taken.pop("scores")
-        for name, each in taken.items():
+        medians = {name: each.median for name, each in taken.items()}
+        products, scores = medians.pop("products"), medians.pop("scores")
+        for name, each in medians.items():
             floor = products if name in DIVERGENCES else products - scores
             row = {"loss": name, "dtype": dtype, "seconds": each, "products": floor}
             found.append(row | {"ratio": each / floor})

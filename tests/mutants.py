@@ -2,8 +2,9 @@
 
 Run by `make mutants`, or `python tests/mutants.py [--quick] [part of a name ...]`; `--quick` leaves
 out those whose tests start several processes, which may hang until a timeout. Each mutant changes
-one place of a copy of src. torch and transformers are imported once, and every run is a fork that
-imports sdtt from its own copy. First all named tests must be green on a copy that is not changed.
+one place of a copy of src. What is slow to import is imported once, and every run is a fork that
+imports sdtt from its own copy, one run a core at a time. All named tests must also be green on a
+copy that is not changed, which is the first run.
 """
 
 import os
@@ -28,8 +29,23 @@ ALREADY_IMPORTED = (
     "transformers.masking_utils",
     "transformers.modeling_layers",
     "transformers.models.auto.modeling_auto",
+    "transformers.trainer",
+    "accelerate",
+    "datasets",
+    "peft",
+    "matplotlib.figure",
+    "rich.progress",
+    "typer.testing",
 )
 """Slow to import, and independent of sdtt."""
+
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Set before anything is imported: one thread a run, no network."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +123,8 @@ RESUMED = "training/test_training_settings.py::test_"
 EMA = "training/test_training_ema.py::test_"
 PROCESSES = "training/test_training_processes.py::test_"
 READABILITY = "evaluation/test_evaluation_readability.py::test_"
+BEST_OF = "evaluation/test_evaluation_best_of.py::test_"
+LATENCY = "evaluation/test_evaluation_latency.py::test_"
 FRONTIER = "evaluation/test_evaluation_frontier.py::test_"
 PAIR = "report/test_report_pair.py::test_"
 SHIPPED = "models/test_models_shipped.py::test_"
@@ -1987,6 +2005,64 @@ MUTANTS = [
         ),
     ),
     Mutant(
+        "a rank is the best of too few subsets",
+        "evaluation/best_of.py",
+        "np.maximum(candidates - ranks - n + 1, 0)",
+        "np.maximum(candidates - ranks - n, 0)",
+        (
+            BEST_OF + "the_best_of_n_is_the_mean_over_every_subset",
+            BEST_OF + "its_expectation_over_candidates_is_that_of_the_best_of_n_new_texts",
+        ),
+    ),
+    Mutant(
+        "of equal scores the first is chosen",
+        "evaluation/best_of.py",
+        "return np.repeat(means, sizes)",
+        'return values[np.argsort(scores, kind="stable")]',
+        (BEST_OF + "candidates_of_one_score_are_chosen_evenly_whatever_their_order",),
+    ),
+    Mutant(
+        "a jackknife is a spread of independent numbers",
+        "evaluation/best_of.py",
+        "variance = (candidates - 1) / candidates * (",
+        "variance = 1 / candidates * (",
+        (
+            BEST_OF + "of_one_text_the_error_is_the_standard_error_of_the_mean",
+            BEST_OF + "the_error_is_the_spread_over_new_candidates",
+        ),
+    ),
+    Mutant(
+        "scoring takes no time",
+        "evaluation/best_of.py",
+        "(n * seconds_scoring if n > 1 else 0.0)",
+        "0.0",
+        (BEST_OF + "scoring_takes_its_time_where_there_is_a_choice",),
+    ),
+    Mutant(
+        "settings are timed one after the other",
+        "evaluation/timing.py",
+        "    for _ in range(runs):\n        for name, call in calls.items():",
+        "    for name, call in calls.items():\n        for _ in range(runs):",
+        (
+            LATENCY + "settings_take_turns_behind_a_run_of_each_to_warm_up",
+            LATENCY + "a_machine_that_slows_down_slows_all_settings",
+        ),
+    ),
+    Mutant(
+        "what the first run prepares is timed",
+        "evaluation/timing.py",
+        "        call()\n        after()\n    taken",
+        "        after()\n    taken",
+        (LATENCY + "what_only_the_first_run_needs_is_not_counted",),
+    ),
+    Mutant(
+        "the compiled form is timed on the network as it is",
+        "evaluation/latency.py",
+        "write(networks[cell.form], cell, how)",
+        "write(model, cell, how)",
+        (LATENCY + "the_compiled_form_is_timed_on_a_copy_and_the_model_stays_as_it_is",),
+    ),
+    Mutant(
         "what NLL and entropy share counts twice",
         "evaluation/frontier.py",
         "- 2 * slope * self.covariance",
@@ -2101,56 +2177,89 @@ def verdict_on_mutant(source: Path, mutant: Mutant) -> str:
     return f"survives {', '.join(green)}" if green else ""
 
 
-def in_fork(verdict: Callable[[Path], str], folder: Path) -> str:
-    """The verdict of a child process on a fresh copy of src; its output if it says nothing."""
-    source, log, result = folder / "src", folder / "log", folder / "verdict"
-    shutil.copytree(ROOT / "src", source)
+@dataclass(frozen=True)
+class Run:
+    """A child process at work on a fresh copy of src.
+
+    Attributes:
+        name: What it tries.
+        folder: Its own, with the copy, what it prints, and its verdict.
+        begun: When, in seconds of the monotonic clock.
+    """
+
+    name: str
+    folder: Path
+    begun: float
+
+    def end(self, status: int) -> str:
+        """Its verdict; what it printed if it gave none. The folder is gone afterwards."""
+        log, result = self.folder / "log", self.folder / "verdict"
+        broke = status or not result.exists()
+        says = f"the run broke: {log.read_text()[-2000:]}" if broke else result.read_text()
+        shutil.rmtree(self.folder)
+        return says
+
+
+def copy_source(folder: Path) -> Path:
+    """A copy of src in a folder, but for the shipped weights, which are linked."""
+    weights, source = ROOT / "src/sdtt/pair", folder / "src"
+    shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns(weights.name))
+    (source / "sdtt" / weights.name).symlink_to(weights)
+    return source
+
+
+def fork(name: str, verdict: Callable[[Path], str], folder: Path) -> tuple[int, Run]:
+    """Begins a run: the process and what is known of it."""
+    run = Run(name, folder, time.monotonic())
+    source, log = copy_source(folder), folder / "log"
     child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            with log.open("w") as output:
-                for stream in (sys.stdout, sys.stderr):
-                    os.dup2(output.fileno(), stream.fileno())
-                result.write_text(verdict(source.resolve()))
-            status = 0
-        except BaseException as error:  # the parent has to hear of anything
-            log.write_text(f"{log.read_text()}\n{error!r}")
-        finally:
-            os._exit(status)
-    _, status = os.waitpid(child, 0)
-    if status or not result.exists():
-        return f"the run broke: {log.read_text()[-2000:]}"
-    return result.read_text()
+    if child:
+        return child, run
+    status = 1
+    try:
+        with log.open("w") as output:
+            for stream in (sys.stdout, sys.stderr):
+                os.dup2(output.fileno(), stream.fileno())
+            (folder / "verdict").write_text(verdict(source.resolve()))
+        status = 0
+    except BaseException as error:  # the parent has to hear of anything
+        log.write_text(f"{log.read_text()}\n{error!r}")
+    finally:
+        os._exit(status)
 
 
 def main(parts: list[str]) -> int:
     """Run the mutants whose names hold one of ``parts``, all if there are none."""
     quick = "--quick" in parts
     parts = [part for part in parts if part != "--quick"]
-    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    for module in ALREADY_IMPORTED:
-        import_module(module)
     chosen = [m for m in MUTANTS if not parts or any(part in m.name for part in parts)]
     if quick:
         slow = (PARALLEL, PROCESSES)
         chosen = [m for m in chosen if not any(test.startswith(slow) for test in m.tests)]
     tests = [test for mutant in chosen for test in mutant.tests]
-    runs: list[tuple[str, Callable[[Path], str]]] = [
+    waiting: list[tuple[str, Callable[[Path], str]]] = [
         ("the code as it is: every named test is green", lambda s: verdict_on_original(s, tests))
     ]
-    runs += [(m.name, lambda source, m=m: verdict_on_mutant(source, m)) for m in chosen]
-    failed = 0
+    waiting += [(m.name, lambda source, m=m: verdict_on_mutant(source, m)) for m in chosen]
+    total, failed, running = len(waiting), 0, {}
     with tempfile.TemporaryDirectory(prefix="sdtt-mutants-") as temporary:
-        for number, (name, verdict) in enumerate(runs):
-            begun = time.monotonic()
-            trouble = in_fork(verdict, Path(temporary) / str(number))
+        os.environ |= ENVIRONMENT | {"HF_HOME": f"{temporary}/huggingface"}
+        for module in ALREADY_IMPORTED:
+            import_module(module)
+        while waiting or running:
+            while waiting and len(running) < (os.cpu_count() or 1):
+                name, verdict = waiting.pop(0)
+                child, run = fork(name, verdict, Path(temporary) / str(len(waiting)))
+                running[child] = run
+            child, status = os.wait()
+            run = running.pop(child)
+            trouble = run.end(status)
             failed += bool(trouble)
-            seconds = f"{time.monotonic() - begun:.1f} s"
-            print(f"{'FAILED' if trouble else 'ok':6} {name} ({seconds})", flush=True)
+            seconds = f"{time.monotonic() - run.begun:.1f} s"
+            print(f"{'FAILED' if trouble else 'ok':6} {run.name} ({seconds})", flush=True)
             if trouble:
                 print(f"       {trouble}", flush=True)
-    print(f"{len(runs) - failed} passed, {failed} failed")
+    print(f"{total - failed} passed, {failed} failed")
     return int(failed > 0)
 
 

@@ -1,1 +1,1 @@
-"""What the benchmarks share: timing, floors, the plain sampler."""
+"""What the benchmarks share: floors, the plain sampler."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from parts.timing import interleaved
+from sdtt.evaluation.timing import interleaved
 from sdtt.models.blocks import BlocksModel
 from sdtt.models.config import BlocksConfig
 from sdtt.models.linear import PackedLinear
@@ -23,7 +23,7 @@ def matmul_rate(model: BlocksModel, rows: int) -> float:
         packed = PackedLinear(weight, None)
         calls["packed"] = lambda: packed(x)
     with torch.no_grad():
-        best = min(interleaved(calls, 9, device).values())
+        best = min(each.median for each in interleaved(calls, 9, device).values())
     return 2 * rows * width * 4 * width / best
 
 
@@ -37,7 +37,8 @@ def bandwidth(device: torch.device) -> float:
         "sum of bfloat16": halves.sum,
         "dot": lambda: torch.dot(first, second),
     }
-    return numbers.numel() * 4 / min(interleaved(calls, 5, device).values())
+    best = min(each.median for each in interleaved(calls, 5, device).values())
+    return numbers.numel() * 4 / best
 
 
 def pass_flops(config: BlocksConfig, length: int, asked: float) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from parts.timing import wait
+from sdtt.evaluation.timing import wait
 from sdtt.models.mdlm import MDLMForMaskedLM
 
 
