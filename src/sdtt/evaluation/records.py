@@ -157,6 +157,7 @@ class Sample:
         group: Continuations of one prompt share a number.
         revealed: The step that revealed each token, from 0; -1 where it stood there already. None
             where that is not known.
+        tokens: Each token as text, for a reader without the tokenizer; None where not written.
     """
 
     ids: Sequence[int] | None = None
@@ -164,6 +165,7 @@ class Sample:
     prompt_tokens: int = 0
     group: int | None = None
     revealed: Sequence[int] | None = None
+    tokens: Sequence[str] | None = None
 
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> None:
@@ -212,4 +214,5 @@ def _sample(line: str, where: str) -> Sample:
         prompt_tokens=int(entry.get("prompt_tokens", 0)),
         group=entry.get("group"),
         revealed=entry.get("revealed"),
+        tokens=entry.get("tokens"),
     )
