@@ -70,12 +70,14 @@ class Cell:
     @property
     def point(self) -> Point:
         """As a measurement on the frontier; nan where something is missing."""
-        names = "nll", "nll_se", "entropy", "entropy_se"
         covariance = self.number("covariance")
         return Point(
-            self.temperature,
-            *(self.number(name) for name in names),
-            0.0 if math.isnan(covariance) else covariance,
+            temperature=self.temperature,
+            nll=self.number("nll"),
+            nll_se=self.number("nll_se"),
+            entropy=self.number("entropy"),
+            entropy_se=self.number("entropy_se"),
+            covariance=0.0 if math.isnan(covariance) else covariance,
         )
 
 

@@ -30,6 +30,15 @@ from sdtt.report.axes import (
 INK = "#111111"
 """Text, axes and the teacher: the page shows it in the colour of its own text."""
 
+IN_INK: Any = STYLE | {
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.linewidth": 0.7,
+}
+
 WIDTH = 6.8  # inches
 DASHES = ("-", (0, (4, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 MARKERS = "osD^vP"
@@ -129,8 +138,7 @@ def draw(drawing: Drawing, paths: Sequence[Path]) -> None:
 
     Matplotlib's settings are left as they were.
     """
-    ink = ["text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"]
-    with mpl.rc_context({**STYLE, **dict.fromkeys(ink, INK), "axes.linewidth": 0.7}):
+    with mpl.rc_context(IN_INK):
         figure = _figure(drawing)
         for path in paths:
             figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
@@ -141,7 +149,7 @@ def _figure(drawing: Drawing) -> Figure:
     columns = min(len(beside), 3) or 1
     rows = math.ceil(len(drawing.panels) / columns)
     keys = _keys(drawing, colours_too=bool(beside))
-    above = 0.08 + 0.17 * math.ceil(len(keys) / _columns(keys)) + 0.26 * bool(beside)  # inches
+    above = 0.1 + 0.145 * math.ceil(len(keys) / _columns(keys)) + 0.26 * bool(beside)  # inches
     height = 0.45 + above + rows * (2.1 if beside else 2.9 if rows == 1 else 2.5)
     figure = Figure(figsize=(WIDTH, height), dpi=DOTS_PER_INCH)
     FigureCanvasAgg(figure)
@@ -280,8 +288,13 @@ def _labels(panel: Panel, axes: Axes) -> list[Label]:
 
 def _wrapped(name: str) -> str:
     """A long name in lines: broken at commas first."""
-    parts = name.replace(", ", ",\n").splitlines()
-    return "\n".join(line for part in parts for line in textwrap.wrap(part, 21)) or name
+    lines: list[str] = []
+    for part in name.replace(", ", ",\n").splitlines():
+        if lines and len(lines[-1]) + len(part) < 21:
+            lines[-1] += f" {part}"
+        else:
+            lines += textwrap.wrap(part, 21)
+    return "\n".join(lines)
 
 
 def _keys(drawing: Drawing, *, colours_too: bool) -> list[Line2D]:
@@ -305,7 +318,7 @@ def _keys(drawing: Drawing, *, colours_too: bool) -> list[Line2D]:
     if any(line.hollow for line in lines):
         hollow = Line2D([], [], color=GREY, linestyle="", marker="o", markersize=6.4)
         hollow.set_markerfacecolor("none")
-        hollow.set_label("control: the teacher at the student's entropy")
+        hollow.set_label("control: cooled teacher")
         keys.append(hollow)
     return keys
 

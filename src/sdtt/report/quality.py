@@ -25,7 +25,7 @@ from sdtt.report.rendering import (
     word,
 )
 from sdtt.report.suite import Suite, is_plain, notes, shown
-from sdtt.report.words import digits
+from sdtt.report.words import digits, in_steps
 
 CONTROL = (
     "The control of a student is the teacher with the same sampler and steps, at the temperature"
@@ -55,17 +55,18 @@ def quality_tables(suite: Suite) -> Iterator[Table]:
     for block in perplexity_blocks(suite):
         ending = f": {block.heading}" if block.heading else ""
         below = notes(block.cells, block.context)
-        main = [_main_row(suite, block, cell) for cell in _sorted(suite, shown(block.cells))]
+        saves = any(_saves_passes(suite, cell) for cell in block.cells)
+        main = [_main_row(suite, block, c, saves) for c in _sorted(suite, shown(block.cells))]
         said = [CONTROL] if students_of(block.cells, suite.teacher) else []
         said += _reference(suite) + _clocks(suite, block)
         title = f"Perplexity and entropy{ending}"
         yield without_empty(Table(title, MAIN, main, [*said, *below], texts=2))
-        matched = list(_matched_rows(suite, block))
+        matched, absent = _matched(suite, block)
         if matched:
-            title = f"At one entropy{ending}"
-            yield without_empty(Table(title, MATCHED, matched, [_MATCHED_NOTE, *below], texts=3))
+            title, said = f"At one entropy{ending}", [MATCHED_NOTE, *absent, *below]
+            yield without_empty(Table(title, MATCHED, matched, said, texts=3))
         if len(main) < len(block.cells):
-            every = [_main_row(suite, block, cell) for cell in _sorted(suite, block.cells)]
+            every = [_main_row(suite, block, c, saves) for c in _sorted(suite, block.cells)]
             title = f"Every temperature and top-p{ending}"
             yield without_empty(Table(title, MAIN, every, below, texts=2, folded=True))
 
@@ -74,7 +75,14 @@ def _sorted(suite: Suite, cells: Sequence[Cell]) -> list[Cell]:
     return sorted(cells, key=lambda cell: rank(cell, suite.teacher))
 
 
-def _main_row(suite: Suite, block: Block, cell: Cell) -> list[Entry]:
+def _saves_passes(suite: Suite, cell: Cell) -> bool:
+    """Whether steps say not how many passes there are: some reveal nothing, or none are counted."""
+    drawn = suite.at("samples", cell)
+    passes = drawn.number("passes_per_sample") if drawn else math.nan
+    return passes > 0 and passes != cell.steps and cell.record.kind == "diffusion"
+
+
+def _main_row(suite: Suite, block: Block, cell: Cell, saves: bool) -> list[Entry]:
     trigrams = suite.at("readability", cell) if len(_references(suite)) == 1 else None
     drawn = suite.at("samples", cell) if cell.record.kind != "text" else None
     return [
@@ -87,7 +95,7 @@ def _main_row(suite: Suite, block: Block, cell: Cell) -> list[Entry]:
         *_beside_entries(suite, block, cell),
         number(cell.number("bits_per_character"), places=3),
         share(trigrams.number("trigrams"), trigrams.number("trigrams_se")) if trigrams else _NONE,
-        number(drawn.number("passes_per_sample"), places=1) if drawn else _NONE,
+        number(drawn.number("passes_per_sample"), places=1) if drawn and saves else _NONE,
         seconds(drawn.number("seconds_per_sample")) if drawn else _NONE,
     ]
 
@@ -139,64 +147,75 @@ def machine_of(cell: Cell) -> str:
     return settings_words(known)
 
 
-_MATCHED_NOTE = (
-    "For each number of steps, all at the entropy of the student that was taught the fewest steps:"
-    " ln perplexity is interpolated between the temperatures that were measured. A row with – does"
-    " not reach that entropy, or was measured at one temperature only."
+MATCHED_NOTE = (
+    "For each number of steps, all at the entropy of one student: the one taught the fewest steps,"
+    " drawn by the sampler that gives it the lowest perplexity. The others' ln perplexity is"
+    " interpolated between the temperatures that were measured; the ratio is the student's"
+    f" perplexity over theirs; better or worse is said beyond {NOISE:g} standard errors only."
 )
 
 
-def _matched_rows(suite: Suite, block: Block) -> Iterator[list[Entry]]:
-    """For each number of steps, everything at the entropy of the last student's plain draws."""
+def _matched(suite: Suite, block: Block) -> tuple[list[list[Entry]], list[str]]:
+    """The rows at one entropy for each number of steps, and who does not reach it."""
     students = [c for c in students_of(block.cells, suite.teacher) if is_plain(c)]
+    rows: list[list[Entry]] = []
+    absent: dict[str, list[int]] = {}
     for steps in sorted({c.steps for c in students if c.steps is not None}, reverse=True):
         at = [cell for cell in students if cell.steps == steps]
-        last = min(at, key=lambda cell: (cell.record.taught_steps or 0, cell.model))
-        yield _matched_row(suite, last, last, Beside(last, None))
+        fewest = min(cell.record.taught_steps or 0 for cell in at)
+        last = min((c for c in at if c.record.taught_steps == fewest), key=_nll)
+        rows.append(_matched_row(suite, last, last, Beside(last, None)))
         for cell in _rivals(suite, block, last):
             curve = curve_of(block.cells, cell.model, cell)
             found = Beside(last, at_entropy(curve, last.number("entropy")))
-            yield _matched_row(suite, last, cell, found)
+            if found.control is None:
+                name = ", ".join(filter(None, [cell.model, sampler_words(cell)]))
+                absent.setdefault(name, []).append(steps)
+            else:
+                rows.append(_matched_row(suite, last, cell, found))
+    said = "; ".join(f"{name} at {in_steps(dict.fromkeys(at))}" for name, at in absent.items())
+    return rows, [f"Not measured at temperatures around that entropy: {said}."] if said else []
+
+
+def _nll(cell: Cell) -> float:
+    return cell.number("nll")
 
 
 def _rivals(suite: Suite, block: Block, student: Cell) -> list[Cell]:
     """One cell a curve: all denoisers in as many steps or in a number of their own, and causal."""
-    found: dict[str, Cell] = {}
+    found: dict[str, Cell] = {_curve_name(student): student}
     for cell in _sorted(suite, block.cells):
         kind = cell.record.kind
-        rival = kind == "autoregressive" or (
-            kind == "diffusion" and cell.steps in (student.steps, None)
-        )
-        if rival and cell.place != student.place:
-            key = f"{cell.model} {sampler_words(cell, precision=True)} {cell.top_p}"
-            found.setdefault(key, cell)
-    own = f"{student.model} {sampler_words(student, precision=True)} {student.top_p}"
-    return [cell for key, cell in found.items() if key != own]
+        as_many = kind == "diffusion" and cell.steps in (student.steps, None)
+        if as_many or kind == "autoregressive":
+            found.setdefault(_curve_name(cell), cell)
+    return list(found.values())[1:]
+
+
+def _curve_name(cell: Cell) -> str:
+    return f"{cell.model} {sampler_words(cell, precision=True)} {cell.top_p}"
 
 
 def _matched_row(suite: Suite, student: Cell, cell: Cell, found: Beside) -> list[Entry]:
-    """A rival at the student's entropy; the student's own row holds what was measured."""
+    """A rival at the student's entropy, or the student itself as it was measured."""
     drawn = suite.at("samples", cell)
-    top_p = f", top-p {cell.top_p:g}" if cell.top_p != 1 else ""
+    top_p = f"top-p {cell.top_p:g}" if cell.top_p != 1 else ""
     who = [
         whole(student.steps),
         word(cell.model),
-        word(sampler_words(cell) + top_p),
+        word(", ".join(filter(None, [sampler_words(cell), top_p]))),
         number(drawn.number("passes_per_sample"), places=1) if drawn else _NONE,
     ]
-    control = found.control
-    if cell is student:
-        at = student.number("entropy"), student.temperature
-        value = number(student.number("perplexity"), student.number("perplexity_se"))
-        return [*who, *(number(each, places=3) for each in at), value, _NONE, word("")]
-    if control is None:
-        return [*who, _NONE, _NONE, _NONE, _NONE, word("")]
-    perplexity = math.exp(control.nll)
+    if found.control is None:  # the student's own row
+        measured = number(student.number("perplexity"), student.number("perplexity_se"))
+        own = student.number("entropy"), student.temperature
+        return [*who, *(number(value, places=3) for value in own), measured, _NONE, word("")]
+    perplexity = math.exp(found.control.nll)
     return [
         *who,
-        number(control.entropy, places=3),
-        number(control.temperature, places=3),
-        number(perplexity, perplexity * control.nll_se),
+        number(found.control.entropy, places=3),
+        number(found.control.temperature, places=3),
+        number(perplexity, perplexity * found.control.nll_se),
         number(found.ratio, found.ratio_se, places=3),
         word(found.outcome),
     ]

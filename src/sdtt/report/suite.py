@@ -49,7 +49,8 @@ def _but_law(cell: Cell) -> str:
 def notes(cells: Sequence[Cell], context: Context) -> list[str]:
     """The settings of a table in sentences: judge, draws, tokens counted, seeds, versions."""
     records = [record for cell in cells for record in cell.records]
-    found = [f"Settings: {settings_words(context)}."] if context else []
+    known = {name: value for name, value in context.items() if value is not None}
+    found = [f"Settings: {settings_words(known)}."] if known else []
     found += _draws(cells)
     tokens = sum(record.tokens for record in records)
     time = sum(record.seconds for record in records)

@@ -132,7 +132,8 @@ def _latency_sentence(causal: Cell, block: Block) -> Iterator[str]:
         return
     most = max(faster, key=lambda cell: (cell.steps or 0, cell.number("seconds_per_sample")))
     time = most.number("seconds_per_sample")
+    steps = sorted({cell.steps or 0 for cell in faster if cell.model == most.model}, reverse=True)
     yield (
-        f"{start}; {most.model} is faster up to {in_steps([most.steps or 0])}"
-        f" ({seconds(time).text} s, {digits(limit / time)} times as fast)."
+        f"{start}; {most.model} takes less at {in_steps(steps)}"
+        f" ({seconds(time).text} s at {most.steps}, {digits(limit / time)} times as fast)."
     )
