@@ -19,6 +19,9 @@ LOGARITHMS = "nll", "nats_per_token"
 
 COUNTS = frozenset({"samples", "examples"})
 
+TIMED = frozenset({"latency", "best_of"})
+"""Metrics that are another measurement on another machine."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -101,7 +104,7 @@ def read_runs(folders: Sequence[Path]) -> list[Record]:
             several = len(sources[record.model]) > 1 and len(read) > 1
             label = f"{record.model} ({folder})" if several else record.model
             here = replace(_with_path(record, folder), model=label)
-            found.setdefault(here.key, here)
+            found.setdefault(here.key + _machine(here), here)
     return list(found.values())
 
 
@@ -135,7 +138,15 @@ def read_cells(records: Iterable[Record]) -> list[Cell]:
 
 def _identity(record: Record) -> str:
     parts = [record.metric, record.model, _law(record.draw), _without_seed(record.settings)]
-    return json.dumps(parts, sort_keys=True, default=str)
+    return json.dumps(parts, sort_keys=True, default=str) + _machine(record)
+
+
+def _machine(record: Record) -> str:
+    """Of a time, where it was taken."""
+    if record.metric not in TIMED:
+        return ""
+    known = {name: value for name, value in record.environment.items() if name != "command"}
+    return json.dumps(known, sort_keys=True, default=str)
 
 
 def _law(draw: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -37,6 +37,7 @@ IN_INK: Any = STYLE | {
     "xtick.color": INK,
     "ytick.color": INK,
     "axes.linewidth": 0.7,
+    "text.parse_math": False,  # a dollar in the name of a model is a dollar
 }
 
 WIDTH = 6.8  # inches

@@ -15,7 +15,7 @@ from sdtt.report.matched import beside, students_of, teacher_of
 from sdtt.report.measures import measure_tables
 from sdtt.report.page import Section, render_page
 from sdtt.report.quality import perplexity_blocks, quality_tables
-from sdtt.report.rendering import as_markdown
+from sdtt.report.rendering import as_markdown, in_markdown
 from sdtt.report.replay import samples_of
 from sdtt.report.suite import Suite, environment_words
 from sdtt.report.summary import summary
@@ -116,19 +116,20 @@ def _about(suite: Suite, folders: Sequence[Path]) -> list[str]:
 def _markdown(
     title: str, said: Sequence[str], sections: Sequence[Section], about: Sequence[str]
 ) -> Iterator[str]:
-    yield f"# {title}"
-    yield "\n".join(f"* {sentence}" for sentence in said)
+    yield f"# {in_markdown(title)}"
+    yield "\n".join(f"* {in_markdown(sentence)}" for sentence in said)
     yield HOW_TO_READ
     for section in sections:
         yield f"## {section.title}"
         for drawing, _ in section.figures:
-            yield f"### {drawing.title}"
-            yield f"![{drawing.title}](figures/{drawing.name}.png)"
-            yield f"{drawing.caption} Data: [{drawing.name}.csv](figures/{drawing.name}.csv)."
+            name, heading = drawing.name, in_markdown(drawing.title)
+            yield f"### {heading}"
+            yield f"![{heading}](figures/{name}.png)"
+            yield f"{drawing.caption} Data: [{name}.csv](figures/{name}.csv)."
         for table in section.tables:
             yield as_markdown(table)
     yield "## How it was made"
-    yield "  \n".join(about)
+    yield "  \n".join(in_markdown(sentence) for sentence in about)
 
 
 # ---------------------------------------------------------------- numbers

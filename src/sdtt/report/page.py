@@ -122,7 +122,7 @@ def inline_svg(svg: str, name: str, title: str) -> str:
         title: Read out in place of the figure.
     """
     drawn = svg[svg.index("<svg") :]
-    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+    drawn = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", drawn, flags=re.DOTALL)
     drawn = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawn)
     for colour, variable in VARIABLES.items():
         drawn = re.sub(colour, f"var(--{variable})", drawn, flags=re.IGNORECASE)

@@ -112,14 +112,14 @@ def as_markdown(table: Table) -> str:
     if table.folded:
         body = f"{len(table.rows)} rows: in `tables.csv` and in `report.html`."
     else:
-        rows = [[_plain(entry.text) for entry in row] for row in table.rows]
-        body = markdown([_plain(name) for name in table.head], rows)
-    notes = "  \n".join(_plain(note) for note in table.notes)
-    return "\n\n".join(filter(None, [f"### {_plain(table.title)}", body, notes]))
+        rows = [[in_markdown(entry.text) for entry in row] for row in table.rows]
+        body = markdown([in_markdown(name) for name in table.head], rows)
+    notes = "  \n".join(in_markdown(note) for note in table.notes)
+    return "\n\n".join(filter(None, [f"### {in_markdown(table.title)}", body, notes]))
 
 
-def _plain(text: str) -> str:
-    """One line that markdown shows as it is; a name of a model may hold anything."""
+def in_markdown(text: str) -> str:
+    """Text as one line that markdown shows as it is: the name of a model may hold anything."""
     kept = " ".join(text.split())
     for mark in "\\`*_[]<>|":
         kept = kept.replace(mark, f"\\{mark}")
