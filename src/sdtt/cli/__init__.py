@@ -43,6 +43,10 @@ VERBS = {
         "sdtt.cli.evaluate",
         "Score a model, or a file of samples, at several numbers of steps",
     ),
+    "report": (
+        "sdtt.cli.report",
+        "Make tables, figures and a page of what was evaluated; reads no model",
+    ),
     "demo": (
         "sdtt.cli.demo",
         "Distil the shipped teacher, measure and report, in minutes on a CPU",

@@ -6,7 +6,7 @@ flag > file > default of the field. A path in a file is relative to the working 
 a flag.
 
 Metadata of a field: `help` (one line, with the unit) and, where wanted, `flag_only=True` (refused
-in a file, never recorded).
+in a file, never recorded) or `positional=True` (a tuple, given as words without a flag).
 """
 
 from __future__ import annotations
@@ -55,11 +55,12 @@ class Option:
     default: object
     origin: str = ""
     flag_only: bool = False
+    positional: bool = False
 
     @property
     def flag(self) -> str:
-        """The field as it is typed: --num-samples."""
-        return "--" + self.name.replace("_", "-")
+        """The field as it is typed: --num-samples; RUNS where it is words without a flag."""
+        return self.name.upper() if self.positional else "--" + self.name.replace("_", "-")
 
 
 @dataclass(frozen=True)
@@ -254,8 +255,8 @@ def options_of(config_type: type, withhold: Collection[str] = ()) -> tuple[Optio
                 f"{where} has no help: field(metadata={{'help': 'one line with its unit'}})"
             )
         if kind is not None:
-            flag_only = bool(field.metadata.get("flag_only", False))
-            options.append(Option(field.name, kind, line, _default(field), origin, flag_only))
+            marks = (bool(field.metadata.get(mark)) for mark in ("flag_only", "positional"))
+            options.append(Option(field.name, kind, line, _default(field), origin, *marks))
     return tuple(options)
 
 
@@ -355,13 +356,13 @@ def _raw(node: yaml.Node, where: str) -> Raw:
 
 
 def resolve(
-    options: Iterable[Option], flags: Mapping[str, str], file: Path | None
+    options: Iterable[Option], flags: Mapping[str, Raw], file: Path | None
 ) -> dict[str, object]:
     """The explicitly given values, a flag before the file.
 
     Args:
         options: the options of the verb.
-        flags: name to text, of the flags that were given.
+        flags: name to text, of the flags that were given; words without a flag are a list.
         file: the file of `--config`, or None.
 
     Returns:
@@ -385,6 +386,7 @@ def resolve(
     missing = [o.flag for o in known.values() if o.default is MISSING and o.name not in values]
     if missing:
         be, them, form = ("are", "them", "flags") if missing[1:] else ("is", "it", "a flag")
+        form = form if missing[0].startswith("--") else "words"
         raise ValueError(
             f"{', '.join(missing)} {be} required (give {them} as {form} or in the --config file)"
         )
@@ -455,7 +457,7 @@ def command(
     def callback(**given: object) -> None:
         file = cast("Path | None", given.pop("config"))
         given.pop("debug")  # read by `sdtt.cli`, before there is a verb
-        flags = {name: str(text) for name, text in given.items() if text is not None}
+        flags = {n: t if isinstance(t, list) else str(t) for n, t in given.items() if t is not None}
         values = resolve(options.values(), flags, file)
         function(**{part.parameter: part.build(values) for part in parts})
 
@@ -504,6 +506,9 @@ def _typer_parameters(parts: tuple[_Part, ...]) -> list[inspect.Parameter]:
     for number, part in enumerate(parts):
         panel = part.parameter.replace("_", " ").capitalize() if number else None
         for option in part.options:
+            if option.positional:
+                parameters.append(_parameter(option.name, list[str] | None, _argument(option)))
+                continue
             is_switch = option.kind.label == "bool"
             has_negation = is_switch and not (option.flag_only and option.default is False)
             info = typer.Option(
@@ -521,6 +526,10 @@ def _typer_parameters(parts: tuple[_Part, ...]) -> list[inspect.Parameter]:
     )
     debug = typer.Option(False, "--debug", help="show the full traceback of an error")
     return [*parameters, _parameter("config", Path | None, file), _parameter("debug", bool, debug)]
+
+
+def _argument(option: Option) -> object:
+    return typer.Argument(None, help=escape(_help(option)), metavar=option.flag)
 
 
 def _parameter(name: str, annotation: object, default: object) -> inspect.Parameter:
@@ -543,7 +552,8 @@ def _help(option: Option) -> str:
 
 
 def _required(options: Collection[Option]) -> list[str]:
-    return [f"{o.flag} <{o.kind.label}>" for o in options if o.default is MISSING]
+    required = [o for o in options if o.default is MISSING and not o.positional]
+    return [f"{o.flag} <{o.kind.label}>" for o in required]
 
 
 def _epilog(options: Collection[Option], example: str) -> str:

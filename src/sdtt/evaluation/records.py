@@ -159,6 +159,7 @@ class Sample:
         group: Continuations of one prompt share a number.
         revealed: The step that revealed each token, from 0; -1 where it stood there already. None
             where that is not known.
+        tokens: Each token as text, for a reader without the tokenizer; None where not written.
     """
 
     ids: Sequence[int] | None = None

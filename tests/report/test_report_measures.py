@@ -1,0 +1,81 @@
+"""The tables of the other metrics hold the numbers of the records."""
+
+from sdtt.report.cells import read_cells
+from sdtt.report.measures import measure_tables
+from sdtt.report.suite import Suite
+
+
+def tables(records):
+    return {table.title: table for table in measure_tables(Suite(read_cells(records), "teacher"))}
+
+
+def column(table, name):
+    place = list(table.head).index(name)
+    return [row[place].text for row in table.rows]
+
+
+def test_every_metric_has_its_table(made):
+    titles = {"MAUVE", "LAMBADA", "Likelihood of real text", "Latency", "Tasks", "Best of n"}
+    assert set(tables(made.whole())) == titles
+
+
+def test_lambada_is_in_per_cent_with_its_error(made):
+    table = tables(made.whole())["LAMBADA"]
+    assert column(table, "accuracy %") == ["30.0 ± 1.0", "32.0 ± 1.0", "40.0 ± 1.0"]
+    assert column(table, "taught steps") == ["–", "16", "–"]
+
+
+def test_a_bound_is_called_a_bound_and_a_likelihood_exact(made):
+    table = tables(made.whole())["Likelihood of real text"]
+    assert column(table, "is") == ["upper bound", "upper bound", "exact"]
+    assert column(table, "bits a byte") == ["1.200 ± 0.100"] * 3
+
+
+def test_two_texts_or_two_forms_never_stand_in_one_table(made):
+    texts = [
+        made.record("bound", "teacher", {"bits_per_byte": 1.0}, settings={"text": t})
+        for t in ("ptb", "lm1b")
+    ]
+    forms = [
+        made.record("lambada", "teacher", {"accuracy": 0.1}, settings={"form": f})
+        for f in ("openai", "original")
+    ]
+    features = [
+        made.record("mauve", "teacher", {"mauve": 0.5}, made.draw_of(), settings={"features": f})
+        for f in ("gpt2", "judge")
+    ]
+    assert list(tables([*texts, *forms, *features])) == [
+        "MAUVE: features gpt2", "MAUVE: features judge",
+        "LAMBADA: form openai", "LAMBADA: form original",
+        "Likelihood of real text: text ptb", "Likelihood of real text: text lm1b",
+    ]  # fmt: skip
+
+
+def test_times_of_two_machines_never_stand_in_one_table(made):
+    result = {"seconds": 1.0}
+    times = [
+        made.record("latency", "teacher", result, {"steps": 4}, environment={"device": d})
+        for d in ("cpu", "cuda")
+    ]
+    assert list(tables(times)) == [
+        "Latency: timed with device cpu",
+        "Latency: timed with device cuda",
+    ]
+
+
+def test_tasks_stand_beside_each_other_one_row_a_model(made):
+    scores = {"acc": 0.25, "acc_se": 0.01, "acc_norm": 0.3, "acc_norm_se": 0.02, "examples": 10}
+    records = [
+        made.record("tasks", model, scores, settings={"task": task, "num_fewshot": 0})
+        for model, task in (("teacher", "arc_easy"), ("teacher", "piqa"), ("ar", "piqa"))
+    ]
+    table = tables(records)["Tasks"]
+    assert column(table, "model") == ["teacher", "ar"]
+    assert column(table, "arc_easy acc %") == ["25.0 ± 1.0", "–"]
+    assert column(table, "piqa acc norm %") == ["30.0 ± 2.0", "30.0 ± 2.0"]
+
+
+def test_best_of_n_has_a_row_for_each_n(made):
+    table = tables(made.whole())["Best of n"]
+    assert column(table, "n")[:3] == ["1", "2", "4"]
+    assert column(table, "its NLL, nats a token")[:2] == ["3.900 ± 0.010", "3.800 ± 0.010"]
