@@ -215,8 +215,7 @@ class _Meter:
     def finished(self) -> str:
         """The last line."""
         time_taken = duration(self.clock() - self.start)
-        rate = f"{self.rate():,.0f} {self.unit}/s"
-        return f"{self.description}: {self.done:,} {self.unit} in {time_taken}, {rate}"
+        return f"{self.description}: {self.done:,} {self.unit} in {time_taken}, {self.speed()}"
 
     def said_beside(self) -> list[str]:
         """The status, if there is one."""
@@ -231,6 +230,11 @@ class _Meter:
         """Units a second since the start."""
         return self.done / max(self.clock() - self.start, 1e-9)
 
+    def speed(self) -> str:
+        """The rate in words: whole units, or two digits where there are few a second."""
+        rate = self.rate()
+        return f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2g} {self.unit}/s"
+
     def share(self) -> str:
         """How much is done."""
         if not self.total:
@@ -239,10 +243,9 @@ class _Meter:
 
     def pace(self) -> str:
         """The rate, and the time left where the total is known."""
-        rate = f"{self.rate():,.0f} {self.unit}/s"
         if not self.total or not self.done:
-            return rate
-        return f"{rate}, {duration((self.total - self.done) / self.rate())} left"
+            return self.speed()
+        return f"{self.speed()}, {duration((self.total - self.done) / self.rate())} left"
 
 
 @contextlib.contextmanager

@@ -244,10 +244,12 @@ def _line(record: Record) -> str:
 
 
 def _numbers(result: Mapping[str, Any]) -> list[str]:
-    """The numbers of a result, each with its error."""
+    """The numbers of a result, each with its error; of a curve those of its last point."""
+    if "curve" in result:
+        return _numbers(result["curve"][-1])
     found = []
     for name, value in result.items():
-        if isinstance(value, float | int) and not name.endswith("_se"):
+        if type(value) in (float, int) and not name.endswith("_se"):
             error = result.get(f"{name}_se")
             tail = f" ± {error:.2g}" if isinstance(error, float) else ""
             found.append(f"{name} {value:.4g}{tail}")

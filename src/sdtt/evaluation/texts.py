@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from sdtt.data.corpus import PYTHON_DOCS
 from sdtt.data.packing import Blocks, load_blocks
 
 PARQUET = "refs/convert/parquet"
@@ -104,12 +105,14 @@ def text_source(name: str, data_root: Path | str | None = None) -> TextSource:
     """A text by its name in ``TEXTS``, or a file or folder of text as it is.
 
     Args:
-        name: Such as "wikitext-2", or a path that ``data.corpus.documents`` reads.
+        name: Such as "wikitext-2", "python-docs", or a path that ``data.corpus.documents`` reads.
         data_root: A folder with the files of ``Text.local``; those that it lacks come from the hub.
 
     Raises:
         ValueError: If there is no such text, or it is not on the hub and not below the folder.
     """
+    if name == PYTHON_DOCS:
+        return TextSource(name, Text(), Path(name))  # a name that ``data.corpus`` knows
     if name not in TEXTS:
         if Path(name).expanduser().exists():
             return TextSource(name, Text(), Path(name).expanduser())
@@ -117,7 +120,7 @@ def text_source(name: str, data_root: Path | str | None = None) -> TextSource:
         raise ValueError(
             f"there is no text {name!r}, nor a file of that name; "
             + (f"near it: {', '.join(near)}; " if near else "")
-            + f"there are {', '.join(TEXTS)}"
+            + f"there are {', '.join([*TEXTS, PYTHON_DOCS])}"
         )
     text = TEXTS[name]
     local = None if data_root is None or text.local is None else Path(data_root) / text.local
