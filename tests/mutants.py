@@ -7,6 +7,7 @@ imports sdtt from its own copy, one run a core at a time. All named tests must a
 copy that is not changed, which is the first run.
 """
 
+import gc
 import os
 import shutil
 import sys
@@ -22,6 +23,7 @@ ALREADY_IMPORTED = (
     "numpy",
     "pytest",
     "beartype",
+    "jaxtyping",
     "torch._dynamo",
     "torch.utils.checkpoint",
     "tokenizers",
@@ -44,6 +46,7 @@ ENVIRONMENT = {
     "HF_DATASETS_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # none is needed, and each takes its time
 }
 """Set before anything is imported: one thread a run, no network."""
 
@@ -2246,6 +2249,7 @@ def main(parts: list[str]) -> int:
         os.environ |= ENVIRONMENT | {"HF_HOME": f"{temporary}/huggingface"}
         for module in ALREADY_IMPORTED:
             import_module(module)
+        gc.freeze()  # pytest collects garbage at its end: not among all that is imported here
         while waiting or running:
             while waiting and len(running) < (os.cpu_count() or 1):
                 name, verdict = waiting.pop(0)

@@ -54,21 +54,25 @@ def test_a_signal_ends_a_run_after_the_update_at_hand_with_a_whole_checkpoint(
     assert fault(stop.checkpoint) is None
 
 
-def test_a_run_ended_by_a_signal_is_continued_to_the_same_end(tmp_path, runs):
-    interrupted(runs, tmp_path / "cut")
-    runs.distiller(tmp_path / "cut", runs.masked_model(1), **WHOLE).train(True)
-    runs.distiller(tmp_path / "whole", **WHOLE).train()
-    whole, cut = (runs.contents(tmp_path / name / "checkpoint-10") for name in ("whole", "cut"))
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory, runs):
+    """A run that nobody stopped, and one continued from a stop between its records at 3 and 6."""
+    folder = tmp_path_factory.mktemp("ends")
+    interrupted(runs, folder / "cut")
+    runs.distiller(folder / "cut", runs.masked_model(1), **WHOLE).train(True)
+    runs.distiller(folder / "whole", **WHOLE).train()
+    return folder
+
+
+def test_a_run_ended_by_a_signal_is_continued_to_the_same_end(ends, runs):
+    whole, cut = (runs.contents(ends / name / "checkpoint-10") for name in ("whole", "cut"))
     assert runs.differences(whole, cut) == []
 
 
-def test_a_record_over_a_stop_holds_the_losses_before_it(tmp_path, runs):
-    interrupted(runs, tmp_path / "cut")  # after update 4, with records at 3 and 6
-    runs.distiller(tmp_path / "cut", **WHOLE).train(True)
-    runs.distiller(tmp_path / "whole", **WHOLE).train()
+def test_a_record_over_a_stop_holds_the_losses_before_it(ends):
     of = {}
     for name in ("whole", "cut"):
-        lines = map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
+        lines = map(json.loads, (ends / name / "metrics.jsonl").read_text().splitlines())
         of[name] = [(each["step"], each["loss"]) for each in lines if "loss" in each]
     assert of["cut"] == of["whole"]
 

@@ -125,15 +125,16 @@ def latency(
     """
     _check(model, steps, batch_sizes, runs, forms)
     how = settings or SampleSettings()
+    ladder: Sequence[int | None] = steps or [None]
     if isinstance(model, Denoiser):
         write, longest = _diffusion, model.config.model_length  # type: ignore[attr-defined]
         networks = {form: _in_form(model, form) for form in forms}
-        steps = steps or [how.record().get("steps")]
+        ladder = steps or [how.record().get("steps")]
     else:
         write, longest = _autoregression, model.config.max_position_embeddings
         networks = dict.fromkeys(forms, model)
     tokens = longest if length is None else length
-    cells = [_Cell(*each, tokens) for each in product(batch_sizes, forms, steps or [None])]
+    cells = [_Cell(*each, tokens) for each in product(batch_sizes, forms, ladder)]
     batches = {cell: _Batch(write(networks[cell.form], cell, how)) for cell in cells}
     done, total = count(1), len(cells) * (1 + runs)
 
@@ -181,15 +182,15 @@ def _in_form(denoiser: Any, form: str) -> Any:
     return twin
 
 
-def _diffusion(denoiser: Any, cell: _Cell, settings: SampleSettings) -> Callable[[], int]:
+def _diffusion(model: Any, cell: _Cell, settings: SampleSettings) -> Callable[[], int]:
     how = replace(settings, batch_size=cell.batch_size, compile=False)  # it is, where it should be
     if cell.steps is not None:
         how = replace(how, steps=cell.steps)
-    canvas = canvas_of(denoiser, cell.length, cell.batch_size).to(denoiser.device)
+    canvas = canvas_of(model, cell.length, cell.batch_size).to(model.device)
 
     def write() -> int:
         steps: list[int] = []
-        sample(denoiser, canvas, on_step=lambda _, step: steps.append(step.index), **vars(how))
+        sample(model, canvas, on_step=lambda _, step: steps.append(step.index), **vars(how))
         return len(steps)
 
     return write
