@@ -44,10 +44,10 @@ def protocol(**changes):
     return dataclasses.replace(asked, **changes)
 
 
-def evaluate(asked, subjects, folder, share=Share(), most=None):
+def evaluate(asked, subjects, folder, most=None):
     context = Context(asked, subjects)
     groups = missing(groups_of(asked, subjects), folder)
-    for count, _ in enumerate(run(groups, context, folder, share=share), 1):
+    for count, _ in enumerate(run(groups, context, folder), 1):
         if count == most:
             return
 
@@ -97,7 +97,7 @@ def test_a_metric_that_is_added_takes_the_samples_that_are_there(subjects, tmp_p
     assert [one.metric for one in read_folder(tmp_path)].count("perplexity") == 2
 
 
-def test_samples_that_were_lost_are_drawn_again_and_are_the_same(subjects, whole, tmp_path):
+def test_samples_that_were_lost_are_drawn_again_and_are_the_same(subjects, tmp_path):
     asked = protocol(metrics=("diversity",))
     evaluate(asked, subjects[:1], tmp_path)
     file = next((tmp_path / "samples").iterdir())

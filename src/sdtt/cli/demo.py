@@ -20,11 +20,11 @@ from transformers.utils import logging
 
 from sdtt import __version__
 from sdtt.cli.console import note, progress
-from sdtt.cli.evaluate import Retokenise, retokeniser
 from sdtt.cli.options import command, resolved
 from sdtt.cli.run_folder import RunFolder, prepare, save_config
 from sdtt.cli.train import QUIET, run_training, spare
 from sdtt.data.packing import load_blocks
+from sdtt.evaluation.judge_samples import retokeniser
 from sdtt.evaluation.nelbo import validation_nelbo
 from sdtt.evaluation.suite import (
     Record,
@@ -168,7 +168,7 @@ class Judge:
     """
 
     model: Any
-    retokenise: Retokenise | None
+    retokenise: Callable[[list[list[int]]], list[list[int]]] | None
     about: str
 
 
@@ -259,7 +259,10 @@ def _ready_judge(settings: DemoSettings, teacher: Teacher) -> Judge | None:
     own = load_tokenizer_of(source)
     name = settings.judge or "the causal model shipped beside the pair, of other weights than both"
     about = f"The judge is {name}."
-    return Judge(model, retokeniser(teacher.tokenizer, own, model), about)
+    retokenise = retokeniser(teacher.tokenizer, own)
+    if retokenise is not None:
+        note("the judge has another tokenizer: samples are retokenised for it")
+    return Judge(model, retokenise, about)
 
 
 def _trained_judge(settings: DemoSettings, teacher: Teacher, text: Text, clock: Clock) -> Judge:

@@ -112,6 +112,23 @@ class EvaluateSettings:
             )
 
 
+@dataclass
+class _Now:
+    """What is being done, and how many tokens of it are written."""
+
+    words: str = ""
+    tokens: int = 0
+
+    def add(self, words: str, count: int) -> None:
+        """Counts tokens; another job begins at none."""
+        self.tokens = count if words != self.words else self.tokens + count
+        self.words = words
+
+    def said(self) -> str:
+        """In words."""
+        return f"{self.words}: {self.tokens:,} tokens" if self.tokens else self.words
+
+
 def _contradicts(name: str) -> str:
     flag = "--" + name.replace("_", "-")
     return f"{flag} does not go with --protocol, which says how samples are drawn"
@@ -147,13 +164,11 @@ def evaluate(settings: EvaluateSettings, sampling: Given[SampleSettings]) -> Non
     if not total:
         note(f"all of it is measured already: see {settings.output}")
         return
-    now = {"words": ""}
-    with progress(total, "evaluate", "measurements", status=lambda: now["words"]) as advance:
+    now = _Now()
+    with progress(total, "evaluate", "measurements", status=now.said) as advance:
 
         def on_tokens(words: str, count: int) -> None:
-            before = now.get("written", 0) if now["words"].startswith(words) else 0
-            now["written"] = before + count
-            now["words"] = f"{words}: {now['written']:,} tokens" if now["written"] else words
+            now.add(words, count)
             advance(0)
 
         for records in run(groups, context, settings.output, share=share, on_tokens=on_tokens):
@@ -208,7 +223,8 @@ def _of_flags(
         num_samples=settings.num_samples,
         length=settings.length,
     )
-    metrics = ("perplexity", "diversity") if settings.steps or settings.samples else ()
+    sampled = bool(settings.steps or settings.samples)
+    metrics: tuple[str, ...] = ("perplexity", "diversity") if sampled else ()
     metrics += ("bound",) if settings.text else ()
     metrics += ("tasks",) if settings.tasks else ()
     if not metrics and not settings.metrics:
@@ -216,12 +232,13 @@ def _of_flags(
             "there is nothing to measure: give --protocol quick, --steps 4,8,16, --metrics, "
             "--text or --tasks"
         )
+    real = settings.real_text
     return Protocol(
         metrics=settings.metrics or metrics,
         draws=(Grid(axes, settings.num_samples, settings.length),),
         control_temperatures=settings.control_temperatures or (COOLER if both else ()),
         autoregressive=(causal,),
-        real_text=settings.real_text and RealText(settings.real_text, settings.num_samples),
+        real_text=None if real is None else RealText(real, settings.num_samples),
         bound=Bound(text=settings.text) if settings.text else Bound(),
         tasks=Tasks(names=settings.tasks),
     )

@@ -1,6 +1,6 @@
 """Samples of any tokenizer, or strings, read by a judge in its own tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -50,6 +50,20 @@ def share_ids(own: PreTrainedTokenizerBase, judges: PreTrainedTokenizerBase) -> 
         for token, index in own.get_vocab().items()
         if index != own.mask_token_id
     )
+
+
+def retokeniser(
+    own: PreTrainedTokenizerBase, judges: PreTrainedTokenizerBase
+) -> Callable[[list[list[int]]], list[list[int]]] | None:
+    """What turns ids of one tokenizer into a judge's; None where they are the same."""
+    if share_ids(own, judges):
+        return None
+
+    def retokenise(rows: list[list[int]]) -> list[list[int]]:
+        reading = read_samples_as(judges, [Sample(ids=row) for row in rows], own=own)
+        return [list(ids) for ids in reading.ids]
+
+    return retokenise
 
 
 def cut_behind_eos(ids: Ids, eos_token_id: int) -> Ids:

@@ -14,7 +14,7 @@ from sdtt.evaluation.harness import evaluate_tasks
 from sdtt.evaluation.jobs import Group, Job
 from sdtt.evaluation.judge import Judgement
 from sdtt.evaluation.judge_samples import judge_samples
-from sdtt.evaluation.lambada import lambada, passages
+from sdtt.evaluation.lambada import lambada, method_of, passages
 from sdtt.evaluation.latency import latency
 from sdtt.evaluation.mask_sets import Noise
 from sdtt.evaluation.mauve import mauve
@@ -94,7 +94,7 @@ def _judged(
     )
 
 
-def _perplexity(context: Context, group: Group, job: Job, samples: Sequence[Sample]) -> Measured:
+def _perplexity(context: Context, group: Group, _: Job, samples: Sequence[Sample]) -> Measured:
     found = _judged(context, group, samples)
     entropies = [unigram_entropy(ids) for ids in _ids(context, group.subject, samples)]
     count = len(samples)
@@ -111,7 +111,7 @@ def _perplexity(context: Context, group: Group, job: Job, samples: Sequence[Samp
     return Measured(result, found.tokens, settings | {"judge_dtype": dtype})
 
 
-def _diversity(context: Context, group: Group, job: Job, samples: Sequence[Sample]) -> Measured:
+def _diversity(context: Context, group: Group, _: Job, samples: Sequence[Sample]) -> Measured:
     ids = _ids(context, group.subject, samples)
     return Measured(asdict(diversity(ids)), sum(map(len, ids)))
 
@@ -124,12 +124,12 @@ def _self_bleu(context: Context, group: Group, job: Job, samples: Sequence[Sampl
     return Measured(found, settings=signature)
 
 
-def _readability(context: Context, group: Group, job: Job, samples: Sequence[Sample]) -> Measured:
+def _readability(context: Context, group: Group, _: Job, samples: Sequence[Sample]) -> Measured:
     found = readability(_texts(context, group.subject, samples), context.trigrams())
     return Measured(asdict(found))
 
 
-def _mauve(context: Context, group: Group, job: Job, samples: Sequence[Sample]) -> Measured:
+def _mauve(context: Context, group: Group, _: Job, samples: Sequence[Sample]) -> Measured:
     asked = context.protocol.mauve
     assert asked is not None
     assert group.draw is not None
@@ -145,7 +145,7 @@ def _mauve(context: Context, group: Group, job: Job, samples: Sequence[Sample]) 
     return Measured(result, settings=settings)
 
 
-def _best_of(context: Context, group: Group, job: Job, samples: Sequence[Sample]) -> Measured:
+def _best_of(context: Context, group: Group, _: Job, samples: Sequence[Sample]) -> Measured:
     asked = context.protocol.best_of
     start = time.perf_counter()
     scores = _judged(context, group, samples, asked.scorer).nll_by_text
@@ -172,16 +172,17 @@ def _best_of(context: Context, group: Group, job: Job, samples: Sequence[Sample]
 def _lambada(context: Context, group: Group, job: Job) -> list[Measured]:
     asked, loaded = context.protocol.lambada, context.loaded(group.subject)
     form = job.settings["form"]
+    noise = Noise(samples=asked.noise_samples, seed=asked.seed, exact_tokens=asked.exact_up_to)
     found = lambada(
         loaded.model,
         loaded.tokenizer,
         passages(form, data_root=context.data_root, limit=asked.limit),
-        noise=Noise(samples=asked.noise_samples, seed=asked.seed, exact_tokens=asked.exact_up_to),
+        noise=noise,
         batch_size=asked.batch_size,
     )
     result = asdict(found)
     tokens = result.pop("tokens")
-    return [Measured(result, tokens, {"method": found.method})]
+    return [Measured(result, tokens, {"method": method_of(loaded.model, noise)})]
 
 
 def _bound(context: Context, group: Group, job: Job) -> list[Measured]:
@@ -222,7 +223,7 @@ def _tasks(context: Context, group: Group, job: Job) -> list[Measured]:
     ]
 
 
-def _latency(context: Context, group: Group, job: Job) -> list[Measured]:
+def _latency(context: Context, group: Group, _: Job) -> list[Measured]:
     asked, loaded = context.protocol.latency, context.loaded(group.subject)
     diffusion = group.subject.kind == "diffusion"
     found = latency(
