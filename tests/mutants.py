@@ -126,6 +126,9 @@ RESUMED = "training/test_training_settings.py::test_"
 EMA = "training/test_training_ema.py::test_"
 PROCESSES = "training/test_training_processes.py::test_"
 READABILITY = "evaluation/test_evaluation_readability.py::test_"
+RECORDS = "evaluation/test_evaluation_records.py::test_"
+JOBS = "evaluation/test_evaluation_jobs.py::test_"
+RUNNER = "evaluation/test_evaluation_runner.py::test_"
 BEST_OF = "evaluation/test_evaluation_best_of.py::test_"
 LATENCY = "evaluation/test_evaluation_latency.py::test_"
 FRONTIER = "evaluation/test_evaluation_frontier.py::test_"
@@ -2006,6 +2009,61 @@ MUTANTS = [
             FRONTIER + "the_difference_counts_the_students_own_entropy_too",
             PAIR + "the_error_of_the_ratio_counts_that_of_the_students_entropy_through_the_slope",
         ),
+    ),
+    Mutant(
+        "an evaluation begins again where it was cut off",
+        "evaluation/runner.py",
+        "jobs = tuple(job for job in group.jobs if group.request(job) not in known)",
+        "jobs = group.jobs",
+        (f"{RUNNER}what_is_measured_is_not_measured_again",),
+    ),
+    Mutant(
+        "processes all do all of it",
+        "evaluation/runner.py",
+        "for group in groups[share.index :: share.count]:",
+        "for group in groups:",
+        (f"{RUNNER}processes_share_the_work_and_find_what_one_finds",),
+    ),
+    Mutant(
+        "new weights pass for the old ones",
+        "evaluation/jobs.py",
+        "who = [self.subject.label, self.subject.source, self.subject.fingerprint]",
+        "who = [self.subject.label, self.subject.source]",
+        (
+            f"{JOBS}a_request_changes_with_settings_weights_and_draws_but_not_with_the_batch_of_"
+            "the_judge",
+        ),
+    ),
+    Mutant(
+        "students are cooled as well",
+        "evaluation/jobs.py",
+        "if not taught and how.temperature == 1:",
+        "if how.temperature == 1:",
+        (f"{JOBS}only_teachers_are_drawn_at_the_temperatures_of_the_control",),
+    ),
+    Mutant(
+        "records of another layout are read",
+        "evaluation/records.py",
+        "if version != VERSION:",
+        "if version < 0:",
+        (f"{RECORDS}a_record_of_another_layout_is_refused",),
+    ),
+    Mutant(
+        "a record follows on a line that was cut",
+        "evaluation/records.py",
+        'if file.read(1) != b"\n":',
+        'if file.read(1) == b"":',
+        (
+            f"{RECORDS}a_line_that_a_kill_cut_short_is_left_out_and_the_next_record_stands_on_its_"
+            "own",
+        ),
+    ),
+    Mutant(
+        "a replay shows every token at once",
+        "evaluation/drawing.py",
+        "shown.view(-1)[rows] = step.index",
+        "shown.view(-1)[rows] = 0",
+        (f"{RUNNER}of_the_first_samples_it_is_kept_which_step_revealed_each_token",),
     ),
     Mutant(
         "a rank is the best of too few subsets",
