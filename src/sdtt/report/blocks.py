@@ -141,12 +141,17 @@ def sampler_words(cell: Cell, *, precision: bool = False) -> str:
     """
     if cell.record.kind == "text":
         return ""
-    own = {k: v for k, v in cell.draw.items() if k not in (*ROW, *DRAW) and v != []}
+    own = {k: v for k, v in cell.draw.items() if k not in (*ROW, *DRAW) and not _is_off(k, v)}
     if precision and cell.draw.get("dtype"):
         own["network in"] = cell.draw["dtype"]
     name = str(cell.draw.get("sampler", "")).replace("_", " ")
     parts = ["" if cell.record.kind == "autoregressive" else name, settings_words(own)]
     return ", ".join(filter(None, parts))
+
+
+def _is_off(name: str, value: Any) -> bool:
+    """Whether a setting of a sampler changes nothing."""
+    return value in (None, False, [], ()) or (name == "repetition_penalty" and value == 1)
 
 
 def change_words(cell: Cell) -> str:

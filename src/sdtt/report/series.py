@@ -49,13 +49,19 @@ def lines_of(suite: Suite, cells: Sequence[Cell], values: Values) -> list[Line]:
             curves.setdefault((cell.model, group_of(cell)), []).append(cell)
             continue
         y, error = values(cell)
-        name = ", ".join(filter(None, [cell.model, change_words(cell)]))
-        levels.append(level(name, colours[cell.model], y, error, cell))
+        levels.append(level(name_of(cell), colours[cell.model], y, error, cell))
     lines = [
         line_of(model, group, colours[model], members, values, lambda cell: float(cell.steps or 0))
         for (model, group), members in curves.items()
     ]
     return [*levels, *lines]
+
+
+def name_of(cell: Cell) -> str:
+    """The model; where it has no steps, with all that was set of the draw."""
+    if cell.steps is not None:
+        return cell.model
+    return ", ".join(filter(None, [cell.model, sampler_words(cell), change_words(cell)]))
 
 
 def level(name: str, colour: str, y: float, error: float, cell: Cell) -> Line:

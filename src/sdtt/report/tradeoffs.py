@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sdtt.report.axes import GREY
-from sdtt.report.blocks import Block, change_words, sampler_words
+from sdtt.report.blocks import Block, sampler_words
 from sdtt.report.cells import Cell
 from sdtt.report.drawing import Drawing, Line, Panel
 from sdtt.report.matched import rank
 from sdtt.report.measures import curve_entries
 from sdtt.report.quality import machine_of, perplexity_blocks
-from sdtt.report.series import colours_of, group_of, line_of, number_of, titled
+from sdtt.report.series import colours_of, group_of, line_of, name_of, number_of, titled
 from sdtt.report.suite import Suite, shown
 
 
@@ -86,13 +86,8 @@ def perplexity_seconds(suite: Suite, block: Block, name: str) -> Drawing | None:
 
     curves: dict[tuple[str, str], list[Cell]] = {}
     for cell in sorted(block.cells, key=lambda cell: rank(cell, suite.teacher), reverse=True):
-        label = (
-            cell.model
-            if cell.steps is not None
-            else ", ".join(filter(None, [cell.model, change_words(cell)]))
-        )
         if not math.isnan(cell.number("perplexity")):
-            curves.setdefault((label, group_of(cell)), []).append(cell)
+            curves.setdefault((name_of(cell), group_of(cell)), []).append(cell)
     lines = [
         line_of(
             label,
