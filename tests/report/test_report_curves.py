@@ -11,7 +11,8 @@ from matplotlib.image import imread
 
 from sdtt.report.cells import read_cells
 from sdtt.report.curves import drawings
-from sdtt.report.drawing import as_csv, draw
+from sdtt.report.drawing import as_csv
+from sdtt.report.plotting import draw
 from sdtt.report.suite import Suite
 
 
