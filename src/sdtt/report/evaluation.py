@@ -111,7 +111,8 @@ def _about(suite: Suite, folders: Sequence[Path]) -> list[str]:
     records = [record for cell in suite.cells for record in cell.records]
     teacher = f"The teacher is {suite.teacher}." if suite.teacher else "There is no teacher."
     sources = {r.model: r.source for r in records if r.source}
-    found = [f"Read: {len(records)} records of {', '.join(map(str, folders))}. {teacher}"]
+    count = f"{len(records)} record{'s' * (len(records) != 1)}"
+    found = [f"Read: {count} of {', '.join(map(str, folders))}. {teacher}"]
     found += [f"{model}: {source}." for model, source in sources.items() if source != model]
     return [*found, *environment_words(records)]
 

@@ -194,13 +194,15 @@ def _labels(panel: Panel, axes: Axes) -> list[Label]:
 
 
 def _wrapped(name: str) -> str:
-    """A long name in lines: broken at commas first."""
+    """A long name in three lines at most, broken at commas first; its middle may be left out."""
+    if len(name) > 44:
+        name = f"{name[:17]}…{name[-20:]}"
     lines: list[str] = []
     for part in name.replace(", ", ",\n").splitlines():
-        if lines and len(lines[-1]) + len(part) < 21:
+        if lines and len(lines[-1]) + len(part) < 20:
             lines[-1] += f" {part}"
         else:
-            lines += textwrap.wrap(part, 21)
+            lines += textwrap.wrap(part, 20)
     return "\n".join(lines)
 
 
