@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from sdtt.evaluation.records import Record
 from sdtt.report.blocks import (
     Block,
     blocks,
@@ -32,6 +33,13 @@ CONTROL = (
     " that gives it the student's entropy, interpolated between the temperatures measured. The"
     " ratio is the student's perplexity over its control's, ± one standard error; better or worse"
     f" is said beyond {NOISE:g} standard errors only."
+)
+
+MATCHED_NOTE = (
+    "For each number of steps, all at the entropy of one student: the one taught the fewest steps,"
+    " drawn by the sampler that gives it the lowest perplexity. The others' ln perplexity is"
+    " interpolated between the temperatures that were measured; the ratio is the student's"
+    f" perplexity over theirs; better or worse is said beyond {NOISE:g} standard errors only."
 )
 
 MAIN = (
@@ -126,7 +134,7 @@ def _reference(suite: Suite) -> list[str]:
 
 def _clocks(suite: Suite, block: Block) -> list[str]:
     drawn = [suite.at("samples", cell) for cell in block.cells]
-    machines = {machine_of(cell) for cell in drawn if cell is not None}
+    machines = {_machine(record) for cell in drawn if cell is not None for record in cell.records}
     if len(machines) < 2:
         return []
     return ["Seconds a sample come of several machines or versions, so they do not compare."]
@@ -134,16 +142,12 @@ def _clocks(suite: Suite, block: Block) -> list[str]:
 
 def machine_of(cell: Cell) -> str:
     """Where a time was taken: times of two machines do not compare."""
-    known = {k: v for k, v in sorted(cell.record.environment.items()) if k != "command"}
-    return settings_words(known)
+    return " and ".join(dict.fromkeys(_machine(record) for record in cell.records))
 
 
-MATCHED_NOTE = (
-    "For each number of steps, all at the entropy of one student: the one taught the fewest steps,"
-    " drawn by the sampler that gives it the lowest perplexity. The others' ln perplexity is"
-    " interpolated between the temperatures that were measured; the ratio is the student's"
-    f" perplexity over theirs; better or worse is said beyond {NOISE:g} standard errors only."
-)
+def _machine(record: Record) -> str:
+    known = sorted(record.environment.items())
+    return settings_words({name: value for name, value in known if name != "command"})
 
 
 def _matched(suite: Suite, block: Block) -> tuple[list[list[Entry]], list[str]]:
