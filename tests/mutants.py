@@ -132,6 +132,11 @@ RUNNER = "evaluation/test_evaluation_runner.py::test_"
 BEST_OF = "evaluation/test_evaluation_best_of.py::test_"
 LATENCY = "evaluation/test_evaluation_latency.py::test_"
 FRONTIER = "evaluation/test_evaluation_frontier.py::test_"
+REPORT_CELLS = "report/test_report_cells.py::test_"
+REPORT_BLOCKS = "report/test_report_blocks.py::test_"
+REPORT_MATCHED = "report/test_report_matched.py::test_"
+REPORT_QUALITY = "report/test_report_quality.py::test_"
+REPORT_PAGE = "report/test_report_page.py::test_"
 PAIR = "report/test_report_pair.py::test_"
 SHIPPED = "models/test_models_shipped.py::test_"
 SHIPPED_VERBS = "cli/test_cli_shipped.py::test_"
@@ -2177,6 +2182,47 @@ MUTANTS = [
         "return math.hypot(*_numbers(group, name)) / len(group)",
         "return _mean(_numbers(group, name))",
         (PAIR + "seeds_of_a_cell_are_averaged_and_their_errors_combined",),
+    ),
+    Mutant(
+        "a report averages the errors of seeds",
+        "report/cells.py",
+        "return math.hypot(*values) / n",
+        "return sum(values) / n",
+        (REPORT_CELLS + "seeds_of_a_setting_are_averaged_and_their_errors_combined",),
+    ),
+    Mutant(
+        "a report averages perplexities of seeds instead of their logarithm",
+        "report/cells.py",
+        'mean["perplexity"] = math.exp(mean[name])',
+        "pass",
+        (REPORT_CELLS + "the_perplexity_of_several_seeds_is_that_of_their_mean_nll",),
+    ),
+    Mutant(
+        "draws of all precisions stand in one table",
+        "report/blocks.py",
+        'DRAW = "length", "draw_dtype", "prompts"',
+        'DRAW = "length", "prompts"',
+        (
+            REPORT_BLOCKS + "records_that_do_not_compare_are_parted_and_the_heading_says_why",
+            REPORT_QUALITY + "draws_of_other_precision_stand_in_a_table_of_their_own",
+        ),
+    ),
+    Mutant(
+        "a student is beside the teacher at temperature 1 rather than at its entropy",
+        "report/matched.py",
+        'at_entropy(curve_of(cells, teacher, student), student.number("entropy"))',
+        "at_entropy(curve_of(cells, teacher, student), 4.0)",
+        (
+            REPORT_MATCHED + "the_control_lies_between_the_temperatures_at_the_students_entropy",
+            REPORT_QUALITY + "a_students_row_holds_its_control_ratio_and_what_may_be_said",
+        ),
+    ),
+    Mutant(
+        "a sample may end the script of the page",
+        "report/page.py",
+        'return text.replace("<"',
+        'return text.replace("no such text"',
+        (REPORT_PAGE + "a_sample_that_would_end_the_script_does_not",),
     ),
 ]
 

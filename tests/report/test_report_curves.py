@@ -11,7 +11,8 @@ from matplotlib.image import imread
 
 from sdtt.report.cells import read_cells
 from sdtt.report.curves import drawings
-from sdtt.report.drawing import as_csv, draw
+from sdtt.report.drawing import as_csv
+from sdtt.report.plotting import draw
 from sdtt.report.suite import Suite
 
 
@@ -63,6 +64,14 @@ def test_the_frontier_has_a_panel_a_number_of_steps_and_a_point_a_temperature(ma
     curve = points(figure, "teacher", "8 steps")
     assert [float(x) for x, _ in curve] == pytest.approx([3.8, 4.0, 4.1])
     assert [y for _, y in curve] == pytest.approx([math.exp(y) for y in (3.0, 4.0, 4.5)])
+
+
+def test_a_draw_that_counts_no_steps_is_a_level_of_its_own_name(made):
+    draw = made.draw_of("confidence", None, entropy_bound=0.5)
+    records = [*made.whole(), made.perplexity(nll=3.6, draw=draw)]
+    figure = drawn(records)["perplexity_steps"]
+    expected = [("", pytest.approx(math.exp(3.6)))]
+    assert points(figure, "teacher, confidence, entropy bound 0.5") == expected
 
 
 def test_perplexity_over_seconds_takes_the_time_of_the_same_draw(made):

@@ -1,12 +1,16 @@
 """The tables of the other metrics hold the numbers of the records."""
 
+from sdtt.report.best_of import best_of_tables
 from sdtt.report.cells import read_cells
 from sdtt.report.measures import measure_tables
 from sdtt.report.suite import Suite
+from sdtt.report.tasks import tasks_tables
 
 
 def tables(records):
-    return {table.title: table for table in measure_tables(Suite(read_cells(records), "teacher"))}
+    suite = Suite(read_cells(records), "teacher")
+    found = [*measure_tables(suite), *tasks_tables(suite), *best_of_tables(suite)]
+    return {table.title: table for table in found}
 
 
 def column(table, name):

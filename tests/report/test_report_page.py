@@ -123,7 +123,8 @@ def test_another_draw_and_sample_can_be_chosen(opened, made):
 
 
 def test_play_goes_from_masks_to_the_whole_text(opened):
-    opened.clock.install()
+    opened.clock.install(time=0)
+    opened.clock.pause_at(1000)  # seconds
     opened.locator("#play").click()
     opened.clock.run_for(100)
     assert opened.locator(".pane").first.locator(".mask").count() == 4
@@ -176,7 +177,7 @@ def test_a_reader_in_the_dark_gets_a_dark_page_and_figures(opened):
     opened.emulate_media(color_scheme="dark")
     light = "getComputedStyle(document.querySelector('figure svg')).fill"
     assert opened.evaluate(light) == "rgb(232, 232, 234)"
-    assert opened.locator("#theme").text_content() == "Light"
+    opened.locator("#theme", has_text="Light").wait_for()
 
 
 def test_a_narrow_screen_scrolls_tables_not_the_page(opened):

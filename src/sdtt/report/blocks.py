@@ -12,12 +12,13 @@ Context = Mapping[str, Any]
 DRAW = "length", "draw_dtype", "prompts", "prompt_tokens", "continuations"
 """Of a draw: texts that differ in one of these do not compare."""
 
-ROW = "sampler", "steps", "temperature", "top_p", "dtype"
+ROW = "sampler", "steps", "temperature", "top_p"
 """Of a draw: what rows of one table may differ in."""
 
 NAMES = {
     "length": "tokens a sample",
     "draw_dtype": "draws in",
+    "dtype": "network in",
     "prompt_tokens": "tokens of a prompt",
     "judge_dtype": "judge in",
     "eos": "end of text",
@@ -41,6 +42,11 @@ class Block:
     heading: str
     context: Context
     cells: Sequence[Cell]
+
+
+def titled(title: str, block: Block) -> str:
+    """A title that says in what the block differs from others."""
+    return f"{title}: {block.heading}" if block.heading else title
 
 
 def of_draw(cell: Cell) -> dict[str, Any]:
@@ -130,23 +136,22 @@ def plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def sampler_words(cell: Cell, *, precision: bool = False) -> str:
+def sampler_words(cell: Cell) -> str:
     """The sampler with the settings that are its own: 'confidence, entropy bound 0.5'.
 
     "" for real text and for an autoregressive model, which has but one.
-
-    Args:
-        cell: Whose draw it is.
-        precision: Whether to name the precision of the network.
     """
     if cell.record.kind == "text":
         return ""
-    own = {k: v for k, v in cell.draw.items() if k not in (*ROW, *DRAW) and v != []}
-    if precision and cell.draw.get("dtype"):
-        own["network in"] = cell.draw["dtype"]
+    own = {k: v for k, v in cell.draw.items() if k not in (*ROW, *DRAW) and not _is_off(k, v)}
     name = str(cell.draw.get("sampler", "")).replace("_", " ")
     parts = ["" if cell.record.kind == "autoregressive" else name, settings_words(own)]
     return ", ".join(filter(None, parts))
+
+
+def _is_off(name: str, value: Any) -> bool:
+    """Whether a setting of a sampler changes nothing."""
+    return value in (None, False, [], ()) or (name == "repetition_penalty" and value == 1)
 
 
 def change_words(cell: Cell) -> str:

@@ -29,7 +29,8 @@ class Cell:
 
     Attributes:
         record: The first of its records.
-        draw: Of the texts, without what makes only more of the same; empty where nothing was drawn.
+        draw: Of the texts, without what makes only more of the same, and without the precision of
+            the network where all are of one; empty where nothing was drawn.
         result: The mean over the seeds, with errors combined; a count is a sum.
         records: One a seed.
     """
@@ -133,11 +134,14 @@ def read_cells(records: Iterable[Record]) -> list[Cell]:
         seed = _seed(record)
         if seed not in seeds or _size(record) > _size(seeds[seed]):
             seeds[seed] = record
-    return [_cell(list(seeds.values())) for seeds in groups.values()]
+    cells = [_cell(list(seeds.values())) for seeds in groups.values()]
+    if len({cell.draw["dtype"] for cell in cells if "dtype" in cell.draw}) > 1:
+        return cells
+    return [replace(cell, draw=_without(cell.draw, "dtype")) for cell in cells]
 
 
 def _identity(record: Record) -> str:
-    parts = [record.metric, record.model, _law(record.draw), _without_seed(record.settings)]
+    parts = [record.metric, record.model, _law(record.draw), _without(record.settings, "seed")]
     return json.dumps(parts, sort_keys=True, default=str) + _machine(record)
 
 
@@ -145,7 +149,7 @@ def _machine(record: Record) -> str:
     """Of a time, where it was taken."""
     if record.metric not in TIMED:
         return ""
-    known = {name: value for name, value in record.environment.items() if name != "command"}
+    known = _without(record.environment, "command")
     return json.dumps(known, sort_keys=True, default=str)
 
 
@@ -154,8 +158,8 @@ def _law(draw: Mapping[str, Any] | None) -> dict[str, Any]:
     return {k: v for k, v in draw.items() if k not in SIZES and v is not None}
 
 
-def _without_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name != "seed"}
+def _without(settings: Mapping[str, Any], left_out: str) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != left_out}
 
 
 def _seed(record: Record) -> str:

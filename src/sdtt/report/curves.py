@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from sdtt.report.axes import GREY, VERMILLION
-from sdtt.report.blocks import Block
+from sdtt.report.best_of import best_of_blocks
+from sdtt.report.blocks import Block, titled
 from sdtt.report.cells import Cell
 from sdtt.report.drawing import Drawing, Line, Panel
-from sdtt.report.matched import beside, is_student, rank
-from sdtt.report.measures import best_of_blocks, measure_blocks
+from sdtt.report.matched import beside, is_student
+from sdtt.report.measures import measure_blocks
 from sdtt.report.quality import perplexity_blocks
 from sdtt.report.series import (
     Values,
@@ -19,9 +20,8 @@ from sdtt.report.series import (
     line_of,
     lines_of,
     number_of,
-    titled,
 )
-from sdtt.report.suite import Suite, shown
+from sdtt.report.suite import Suite, ranked, shown
 from sdtt.report.tradeoffs import best_of, by_machine, frontier, perplexity_seconds
 
 
@@ -101,7 +101,7 @@ def _mauve_steps(suite: Suite, block: Block, name: str) -> Drawing | None:
 
 
 def _lambada_rounds(suite: Suite, block: Block, name: str) -> Drawing | None:
-    ordered = sorted(block.cells, key=lambda cell: rank(cell, suite.teacher))
+    ordered = ranked(suite, block.cells)
     models = [
         cell for cell in ordered if cell.model == suite.teacher or is_student(cell, suite.teacher)
     ]

@@ -6,19 +6,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sdtt.report.best_of import best_of_tables
 from sdtt.report.blocks import plain
-from sdtt.report.cells import Cell, read_cells, read_runs
+from sdtt.report.cells import SIZES, Cell, read_cells, read_runs
 from sdtt.report.curves import drawings
-from sdtt.report.drawing import Drawing, as_csv, draw
+from sdtt.report.drawing import Drawing, as_csv
 from sdtt.report.files import write_aside
 from sdtt.report.matched import beside, students_of, teacher_of
 from sdtt.report.measures import measure_tables
 from sdtt.report.page import Section, render_page
+from sdtt.report.plotting import draw
 from sdtt.report.quality import perplexity_blocks, quality_tables
 from sdtt.report.rendering import as_markdown, in_markdown
 from sdtt.report.replay import samples_of
 from sdtt.report.suite import Suite, environment_words
 from sdtt.report.summary import summary
+from sdtt.report.tasks import tasks_tables
 
 TITLE = "Evaluation of masked diffusion language models"
 
@@ -61,13 +64,13 @@ def write_report(
     if not cells:
         raise ValueError(f"{', '.join(map(str, folders))}: there is no record to report")
     suite = Suite(cells, teacher_of(cells, teacher))
-    quality, measures = list(quality_tables(suite)), list(measure_tables(suite))
+    others = [*measure_tables(suite), *tasks_tables(suite), *best_of_tables(suite)]
     said, about = summary(suite), _about(suite, folders)
     samples = samples_of(suite)
     figures = _write_figures(list(drawings(suite)), output / "figures")
     sections = [
-        Section("Quality", [f for f in figures if _is_quality(f[0])], quality),
-        Section("Other measures", [f for f in figures if not _is_quality(f[0])], measures),
+        Section("Quality", [f for f in figures if _is_quality(f[0])], [*quality_tables(suite)]),
+        Section("Other measures", [f for f in figures if not _is_quality(f[0])], others),
     ]
     sections = [section for section in sections if section.figures or section.tables]
     markdown = "\n\n".join(_markdown(title, said, sections, about)) + "\n"
@@ -108,7 +111,8 @@ def _about(suite: Suite, folders: Sequence[Path]) -> list[str]:
     records = [record for cell in suite.cells for record in cell.records]
     teacher = f"The teacher is {suite.teacher}." if suite.teacher else "There is no teacher."
     sources = {r.model: r.source for r in records if r.source}
-    found = [f"Read: {len(records)} records of {', '.join(map(str, folders))}. {teacher}"]
+    count = f"{len(records)} record{'s' * (len(records) != 1)}"
+    found = [f"Read: {count} of {', '.join(map(str, folders))}. {teacher}"]
     found += [f"{model}: {source}." for model, source in sources.items() if source != model]
     return [*found, *environment_words(records)]
 
@@ -177,6 +181,7 @@ def _blank(value: Any) -> Any:
 def _who(cell: Cell) -> dict[str, Any]:
     record = cell.record
     seeds = [(r.draw or {}).get("seed", r.settings.get("seed")) for r in cell.records]
+    draw = {name: value for name, value in (record.draw or {}).items() if name not in SIZES}
     return {
         "metric": record.metric,
         "model": record.model,
@@ -184,7 +189,7 @@ def _who(cell: Cell) -> dict[str, Any]:
         "taught_steps": _blank(record.taught_steps),
         "source": record.source,
         "seeds": " ".join(str(seed) for seed in seeds if seed is not None),
-        **{f"draw.{name}": _cell_text(value) for name, value in cell.draw.items()},
+        **{f"draw.{name}": _cell_text(value) for name, value in draw.items() if value is not None},
         **{f"settings.{name}": _cell_text(value) for name, value in record.settings.items()},
     }
 

@@ -1,6 +1,5 @@
-"""Tables of the metrics that need no control: diversity, MAUVE, LAMBADA, bounds, tasks, latency."""
+"""Tables of the metrics that need no control: diversity, MAUVE, LAMBADA, bounds, latency."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,12 +15,12 @@ from sdtt.report.blocks import (
     of_settings,
     plain,
     sampler_words,
+    titled,
 )
 from sdtt.report.cells import Cell
-from sdtt.report.matched import rank
 from sdtt.report.quality import machine_of
 from sdtt.report.rendering import Entry, Table, number, seconds, share, whole, without_empty, word
-from sdtt.report.suite import Suite, notes
+from sdtt.report.suite import Suite, notes, ranked
 
 Column = tuple[str, Callable[[Cell], Entry]]
 
@@ -173,123 +172,17 @@ def measure_blocks(suite: Suite, metric: str) -> list[Block]:
 
 
 def measure_tables(suite: Suite) -> Iterator[Table]:
-    """One table a metric and block, in the order of ``MEASURES``; tasks and best of n follow."""
+    """One table a metric and block, in the order of ``MEASURES``."""
     for measure in MEASURES:
         for block in measure_blocks(suite, measure.metric):
             head = ["model", *(name for name, _ in measure.columns)]
-            cells = sorted(block.cells, key=lambda cell: rank(cell, suite.teacher))
+            cells = ranked(suite, block.cells)
             rows = [[word(c.model), *(entry(c) for _, entry in measure.columns)] for c in cells]
-            said = [measure.note, *notes(cells, _without_machine(block.context))]
-            title = _titled(measure.title, block)
+            said = [measure.note, *notes(cells, without_machine(block.context))]
+            title = titled(measure.title, block)
             yield without_empty(Table(title, head, rows, said, texts=measure.texts))
-    yield from _tasks_tables(suite)
-    yield from _best_of_tables(suite)
 
 
-def _titled(title: str, block: Block) -> str:
-    return f"{title}: {block.heading}" if block.heading else title
-
-
-def _without_machine(context: Context) -> Context:
+def without_machine(context: Context) -> Context:
     """The machine is named by what the notes say of the environment."""
     return {name: value for name, value in context.items() if name != "machine"}
-
-
-# ---------------------------------------------------------------- tasks
-
-
-def tasks_blocks(suite: Suite) -> list[Block]:
-    """Tasks side by side: the columns are their own, the settings one."""
-    return blocks(suite.of("tasks"), partial(of_settings, rows=("task", "noise_samples")))
-
-
-def _tasks_tables(suite: Suite) -> Iterator[Table]:
-    """A row a model, a column a score that has an error."""
-    for block in tasks_blocks(suite):
-        scores = list(dict.fromkeys(pair for cell in block.cells for pair in _scores(cell)))
-        rows = []
-        for model in dict.fromkeys(c.model for c in _ranked(suite, block.cells)):
-            of_task = {_task(cell): cell for cell in block.cells if cell.model == model}
-            rows.append([word(model), *(_score(of_task.get(task), name) for task, name in scores)])
-        head = ["model", *(f"{task} {_score_words(name)}" for task, name in scores)]
-        said = ["By lm-evaluation-harness, ± one standard error; a denoiser is scored by its ELBO."]
-        said += notes(block.cells, block.context)
-        yield Table(_titled("Tasks", block), head, rows, said)
-
-
-def _ranked(suite: Suite, cells: Sequence[Cell]) -> list[Cell]:
-    return sorted(cells, key=lambda cell: rank(cell, suite.teacher))
-
-
-def _task(cell: Cell) -> str:
-    return str(cell.record.settings.get("task", "task"))
-
-
-def _scores(cell: Cell) -> list[tuple[str, str]]:
-    return [(_task(cell), name) for name in cell.result if f"{name}_se" in cell.result]
-
-
-def _is_share(name: str) -> bool:
-    return name.startswith(("acc", "exact_match", "f1"))
-
-
-def _score_words(name: str) -> str:
-    return f"{name.replace('_', ' ')}{' %' * _is_share(name)}"
-
-
-def _score(cell: Cell | None, name: str) -> Entry:
-    if cell is None:
-        return number(math.nan)
-    measured = cell.number(name), cell.number(f"{name}_se")
-    return share(*measured) if _is_share(name) else number(*measured)
-
-
-# ---------------------------------------------------------------- best of n
-
-
-def best_of_blocks(suite: Suite) -> list[Block]:
-    """Curves of one scorer, texts of one kind, times of one machine."""
-    return blocks(
-        suite.of("best_of"),
-        lambda cell: {**of_draw_and_settings(cell), "machine": machine_of(cell)},
-    )
-
-
-def _best_of_tables(suite: Suite) -> Iterator[Table]:
-    for block in best_of_blocks(suite):
-        rows = []
-        for cell in _ranked(suite, block.cells):
-            for entry in curve_entries(cell):
-                rows.append([*_best_of_row(cell, entry)])
-        head = [*("model", "sampler", "drawn at", "steps", "n", "seconds a chosen text")]
-        head += ["its NLL, nats a token", "its entropy"]
-        said = [
-            "The best of n texts under the scorer, whose choice is no quality by itself: the same"
-            " scorer judges it, and the entropy says what it costs.",
-            *notes(block.cells, _without_machine(block.context)),
-        ]
-        title = _titled("Best of n", block)
-        yield without_empty(Table(title, head, rows, said, texts=3, folded=len(rows) > 40))
-
-
-def curve_entries(cell: Cell) -> list[dict[str, float]]:
-    """The points of a curve of best of n, n ascending, missing numbers as nan."""
-    curve = cell.result.get("curve") or []
-    names = "n", "seconds", "nll", "nll_se", "entropy"
-    points = [{name: _float(entry.get(name)) for name in names} for entry in curve]
-    return sorted(points, key=lambda point: point["n"])
-
-
-def _float(value: Any) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _best_of_row(cell: Cell, entry: dict[str, float]) -> Iterator[Entry]:
-    yield word(cell.model)
-    yield word(sampler_words(cell))
-    yield word(change_words(cell))
-    yield whole(cell.steps)
-    yield whole(entry["n"])
-    yield seconds(entry["seconds"])
-    yield number(entry["nll"], entry["nll_se"], places=3)
-    yield number(entry["entropy"], places=3)

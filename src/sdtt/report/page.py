@@ -93,7 +93,8 @@ def _slug(title: str) -> str:
 
 
 def _section(section: Section) -> str:
-    figures = "\n".join(_figure(drawing, svg) for drawing, svg in section.figures)
+    drawn = "\n".join(_figure(drawing, svg) for drawing, svg in section.figures)
+    figures = f'<div class="figures">\n{drawn}\n</div>'
     tables = "\n".join(as_html(table) for table in section.tables)
     slug, title = _slug(section.title), escape(section.title)
     return f'<section id="{slug}">\n<h2>{title}</h2>\n{figures}\n{tables}\n</section>'

@@ -1,8 +1,9 @@
 """Tables of quality: perplexity with entropy and control, at matched entropy, over temperatures."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
+from sdtt.evaluation.records import Record
 from sdtt.report.blocks import (
     Block,
     blocks,
@@ -12,7 +13,7 @@ from sdtt.report.blocks import (
     settings_words,
 )
 from sdtt.report.cells import Cell
-from sdtt.report.matched import Beside, at_entropy, beside, curve_of, is_student, rank, students_of
+from sdtt.report.matched import Beside, at_entropy, beside, curve_of, is_student, students_of
 from sdtt.report.pair_compare import NOISE
 from sdtt.report.rendering import (
     Entry,
@@ -24,7 +25,7 @@ from sdtt.report.rendering import (
     without_empty,
     word,
 )
-from sdtt.report.suite import Suite, is_plain, notes, shown
+from sdtt.report.suite import Suite, is_plain, notes, ranked, shown
 from sdtt.report.words import digits, in_steps
 
 CONTROL = (
@@ -32,6 +33,13 @@ CONTROL = (
     " that gives it the student's entropy, interpolated between the temperatures measured. The"
     " ratio is the student's perplexity over its control's, ± one standard error; better or worse"
     f" is said beyond {NOISE:g} standard errors only."
+)
+
+MATCHED_NOTE = (
+    "For each number of steps, all at the entropy of one student: the one taught the fewest steps,"
+    " drawn by the sampler that gives it the lowest perplexity. The others' ln perplexity is"
+    " interpolated between the temperatures that were measured; the ratio is the student's"
+    f" perplexity over theirs; better or worse is said beyond {NOISE:g} standard errors only."
 )
 
 MAIN = (
@@ -56,7 +64,7 @@ def quality_tables(suite: Suite) -> Iterator[Table]:
         ending = f": {block.heading}" if block.heading else ""
         below = notes(block.cells, block.context)
         saves = any(_saves_passes(suite, cell) for cell in block.cells)
-        main = [_main_row(suite, block, c, saves) for c in _sorted(suite, shown(block.cells))]
+        main = [_main_row(suite, block, c, saves) for c in ranked(suite, shown(block.cells))]
         said = [CONTROL] if students_of(block.cells, suite.teacher) else []
         said += _reference(suite) + _clocks(suite, block)
         title = f"Perplexity and entropy{ending}"
@@ -66,13 +74,9 @@ def quality_tables(suite: Suite) -> Iterator[Table]:
             title, said = f"At one entropy{ending}", [MATCHED_NOTE, *absent, *below]
             yield without_empty(Table(title, MATCHED, matched, said, texts=3))
         if len(main) < len(block.cells):
-            every = [_main_row(suite, block, c, saves) for c in _sorted(suite, block.cells)]
+            every = [_main_row(suite, block, c, saves) for c in ranked(suite, block.cells)]
             title = f"Every temperature and top-p{ending}"
             yield without_empty(Table(title, MAIN, every, below, texts=2, folded=True))
-
-
-def _sorted(suite: Suite, cells: Sequence[Cell]) -> list[Cell]:
-    return sorted(cells, key=lambda cell: rank(cell, suite.teacher))
 
 
 def _saves_passes(suite: Suite, cell: Cell) -> bool:
@@ -87,7 +91,7 @@ def _main_row(suite: Suite, block: Block, cell: Cell, saves: bool) -> list[Entry
     drawn = suite.at("samples", cell) if cell.record.kind != "text" else None
     return [
         word(cell.model),
-        word(sampler_words(cell, precision=_precisions(block) > 1)),
+        word(sampler_words(cell)),
         whole(cell.steps),
         word(change_words(cell)),
         number(cell.number("perplexity"), cell.number("perplexity_se")),
@@ -117,11 +121,6 @@ def _beside_entries(suite: Suite, block: Block, cell: Cell) -> list[Entry]:
     ]
 
 
-def _precisions(block: Block) -> int:
-    kinds = {str(c.draw.get("dtype")) for c in block.cells if c.record.kind != "text"}
-    return len(kinds)
-
-
 def _references(suite: Suite) -> list[str]:
     return list(dict.fromkeys(str(c.record.settings) for c in suite.of("readability")))
 
@@ -135,7 +134,7 @@ def _reference(suite: Suite) -> list[str]:
 
 def _clocks(suite: Suite, block: Block) -> list[str]:
     drawn = [suite.at("samples", cell) for cell in block.cells]
-    machines = {machine_of(cell) for cell in drawn if cell is not None}
+    machines = {_machine(record) for cell in drawn if cell is not None for record in cell.records}
     if len(machines) < 2:
         return []
     return ["Seconds a sample come of several machines or versions, so they do not compare."]
@@ -143,16 +142,12 @@ def _clocks(suite: Suite, block: Block) -> list[str]:
 
 def machine_of(cell: Cell) -> str:
     """Where a time was taken: times of two machines do not compare."""
-    known = {k: v for k, v in sorted(cell.record.environment.items()) if k != "command"}
-    return settings_words(known)
+    return " and ".join(dict.fromkeys(_machine(record) for record in cell.records))
 
 
-MATCHED_NOTE = (
-    "For each number of steps, all at the entropy of one student: the one taught the fewest steps,"
-    " drawn by the sampler that gives it the lowest perplexity. The others' ln perplexity is"
-    " interpolated between the temperatures that were measured; the ratio is the student's"
-    f" perplexity over theirs; better or worse is said beyond {NOISE:g} standard errors only."
-)
+def _machine(record: Record) -> str:
+    known = sorted(record.environment.items())
+    return settings_words({name: value for name, value in known if name != "command"})
 
 
 def _matched(suite: Suite, block: Block) -> tuple[list[list[Entry]], list[str]]:
@@ -184,7 +179,7 @@ def _nll(cell: Cell) -> float:
 def _rivals(suite: Suite, block: Block, student: Cell) -> list[Cell]:
     """One cell a curve: all denoisers in as many steps or in a number of their own, and causal."""
     found: dict[str, Cell] = {_curve_name(student): student}
-    for cell in _sorted(suite, block.cells):
+    for cell in ranked(suite, block.cells):
         kind = cell.record.kind
         as_many = kind == "diffusion" and cell.steps in (student.steps, None)
         if as_many or kind == "autoregressive":
@@ -193,7 +188,7 @@ def _rivals(suite: Suite, block: Block, student: Cell) -> list[Cell]:
 
 
 def _curve_name(cell: Cell) -> str:
-    return f"{cell.model} {sampler_words(cell, precision=True)} {cell.top_p}"
+    return f"{cell.model} {sampler_words(cell)} {cell.top_p}"
 
 
 def _matched_row(suite: Suite, student: Cell, cell: Cell, found: Beside) -> list[Entry]:

@@ -9,8 +9,7 @@ from typing import Any
 from sdtt.evaluation.records import Sample, read_samples
 from sdtt.report.blocks import blocks, change_words, of_draw, sampler_words
 from sdtt.report.cells import Cell
-from sdtt.report.matched import rank
-from sdtt.report.suite import Suite
+from sdtt.report.suite import Suite, ranked
 
 MOST = 4
 """Samples of one draw."""
@@ -39,7 +38,7 @@ def samples_of(suite: Suite, budget: int = BUDGET) -> Samples:
     Raises:
         ValueError: If a file holds no samples.
     """
-    cells = sorted(suite.of("samples"), key=lambda cell: rank(cell, suite.teacher))
+    cells = ranked(suite, suite.of("samples"))
     read = [(cell, _read(Path(str(cell.result.get("file"))))) for cell in cells]
     missing = [cell.model for cell, found in read if found is None]
     here = [(cell, found) for cell, found in read if found]

@@ -4,23 +4,18 @@ import math
 from collections.abc import Callable, Sequence
 
 from sdtt.report.axes import EARLIER, GREY, VERMILLION
-from sdtt.report.blocks import Block, change_words, sampler_words
+from sdtt.report.blocks import change_words, sampler_words
 from sdtt.report.cells import Cell
 from sdtt.report.drawing import INK, Line
-from sdtt.report.matched import is_student, rank
-from sdtt.report.suite import Suite
+from sdtt.report.matched import is_student
+from sdtt.report.suite import Suite, ranked
 
 Values = Callable[[Cell], tuple[float, float]]
 
 
-def titled(title: str, block: Block) -> str:
-    """A title that says in what the block differs from others."""
-    return f"{title}: {block.heading}" if block.heading else title
-
-
 def colours_of(suite: Suite, cells: Sequence[Cell]) -> dict[str, str]:
     """By model: the teacher in ink, the last student in vermillion, what is no denoiser in grey."""
-    ordered = sorted(cells, key=lambda cell: rank(cell, suite.teacher))
+    ordered = ranked(suite, cells)
     students = [cell.model for cell in ordered if is_student(cell, suite.teacher)]
     denoisers = dict.fromkeys(c.model for c in ordered if c.record.kind == "diffusion")
     special = dict.fromkeys(students[-1:], VERMILLION)
@@ -40,7 +35,7 @@ def number_of(name: str, scale: float = 1.0) -> Values:
 def lines_of(suite: Suite, cells: Sequence[Cell], values: Values) -> list[Line]:
     """Over steps: a line a model and sampler; what has no steps is a level."""
     colours = colours_of(suite, cells)
-    ordered = sorted(cells, key=lambda cell: rank(cell, suite.teacher), reverse=True)
+    ordered = ranked(suite, cells)[::-1]
     known = [cell for cell in ordered if not math.isnan(values(cell)[0])]
     curves: dict[tuple[str, str], list[Cell]] = {}
     levels: list[Line] = []
@@ -49,13 +44,19 @@ def lines_of(suite: Suite, cells: Sequence[Cell], values: Values) -> list[Line]:
             curves.setdefault((cell.model, group_of(cell)), []).append(cell)
             continue
         y, error = values(cell)
-        name = ", ".join(filter(None, [cell.model, change_words(cell)]))
-        levels.append(level(name, colours[cell.model], y, error, cell))
+        levels.append(level(name_of(cell), colours[cell.model], y, error, cell))
     lines = [
         line_of(model, group, colours[model], members, values, lambda cell: float(cell.steps or 0))
         for (model, group), members in curves.items()
     ]
     return [*levels, *lines]
+
+
+def name_of(cell: Cell) -> str:
+    """The model; where it has no steps, with all that was set of the draw."""
+    if cell.steps is not None:
+        return cell.model
+    return ", ".join(filter(None, [cell.model, sampler_words(cell), change_words(cell)]))
 
 
 def level(name: str, colour: str, y: float, error: float, cell: Cell) -> Line:

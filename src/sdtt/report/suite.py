@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sdtt.evaluation.records import Record
 from sdtt.report.blocks import Context, plain, settings_words
 from sdtt.report.cells import Cell
+from sdtt.report.matched import rank
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class Suite:
         """The cell of another metric on the same texts."""
         found = (other for other in self.of(metric) if other.place == cell.place)
         return next(found, None)
+
+
+def ranked(suite: Suite, cells: Sequence[Cell]) -> list[Cell]:
+    """Cells in the order of rows."""
+    return sorted(cells, key=lambda cell: rank(cell, suite.teacher))
 
 
 def is_plain(cell: Cell) -> bool:

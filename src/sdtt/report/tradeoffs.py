@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sdtt.report.axes import GREY
-from sdtt.report.blocks import Block, change_words, sampler_words
+from sdtt.report.best_of import curve_entries
+from sdtt.report.blocks import Block, sampler_words, titled
 from sdtt.report.cells import Cell
 from sdtt.report.drawing import Drawing, Line, Panel
-from sdtt.report.matched import rank
-from sdtt.report.measures import curve_entries
 from sdtt.report.quality import machine_of, perplexity_blocks
-from sdtt.report.series import colours_of, group_of, line_of, number_of, titled
-from sdtt.report.suite import Suite, shown
+from sdtt.report.series import colours_of, group_of, line_of, name_of, number_of
+from sdtt.report.suite import Suite, ranked, shown
 
 
 def frontier(suite: Suite, block: Block, name: str) -> Drawing | None:
@@ -42,7 +41,7 @@ def frontier(suite: Suite, block: Block, name: str) -> Drawing | None:
 def _frontier_lines(suite: Suite, block: Block, cells: Sequence[Cell]) -> list[Line]:
     colours = colours_of(suite, block.cells)
     curves: dict[tuple[str, str], list[Cell]] = {}
-    for cell in sorted(cells, key=lambda cell: rank(cell, suite.teacher), reverse=True):
+    for cell in ranked(suite, cells)[::-1]:
         top_p = f"top-p {cell.top_p:g}" if cell.top_p != 1 else ""
         name, group = cell.model, ", ".join(filter(None, [sampler_words(cell), top_p]))
         if cell.record.kind != "diffusion":
@@ -85,14 +84,9 @@ def perplexity_seconds(suite: Suite, block: Block, name: str) -> Drawing | None:
         return drawn.number("seconds_per_sample") if drawn else math.nan
 
     curves: dict[tuple[str, str], list[Cell]] = {}
-    for cell in sorted(block.cells, key=lambda cell: rank(cell, suite.teacher), reverse=True):
-        label = (
-            cell.model
-            if cell.steps is not None
-            else ", ".join(filter(None, [cell.model, change_words(cell)]))
-        )
+    for cell in ranked(suite, block.cells)[::-1]:
         if not math.isnan(cell.number("perplexity")):
-            curves.setdefault((label, group_of(cell)), []).append(cell)
+            curves.setdefault((name_of(cell), group_of(cell)), []).append(cell)
     lines = [
         line_of(
             label,
@@ -130,7 +124,7 @@ def best_of(suite: Suite, block: Block, name: str) -> Drawing | None:
     """NLL of the best of n over the time that n texts take; None without a point."""
     colours = colours_of(suite, block.cells)
     lines = []
-    for cell in sorted(block.cells, key=lambda cell: rank(cell, suite.teacher), reverse=True):
+    for cell in ranked(suite, block.cells)[::-1]:
         points = [p for p in curve_entries(cell) if p["seconds"] > 0 and not math.isnan(p["nll"])]
         if not points:
             continue
