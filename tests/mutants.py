@@ -2056,8 +2056,8 @@ MUTANTS = [
     Mutant(
         "a record follows on a line that was cut",
         "evaluation/records.py",
-        'if file.read(1) != b"\n":',
-        'if file.read(1) == b"":',
+        "if file.tell():",
+        "if False:",
         (
             f"{RECORDS}a_line_that_a_kill_cut_short_is_left_out_and_the_next_record_stands_on_its_"
             "own",

@@ -17,7 +17,7 @@ from sdtt.evaluation.protocol import (
     Readability,
     RealText,
 )
-from sdtt.evaluation.records import Sample, read_folder, read_samples, write_samples
+from sdtt.evaluation.records import Sample, read_file, read_folder, read_samples, write_samples
 from sdtt.evaluation.runner import Share, missing, run
 from sdtt.evaluation.subjects import Subject, model_subjects
 
@@ -84,7 +84,9 @@ def test_processes_share_the_work_and_find_what_one_finds(subjects, whole, tmp_p
         asked, context = protocol(), Context(protocol(), subjects)
         groups = groups_of(asked, subjects)
         list(run(groups, context, tmp_path, share=Share(index, 2)))
-    assert {path.name for path in tmp_path.glob("*.jsonl")} == {"records.jsonl", "records.1.jsonl"}
+    files = sorted(tmp_path.glob("*.jsonl"))
+    assert [path.name for path in files] == ["records.1.jsonl", "records.jsonl"]
+    assert sum(len(read_file(path)) for path in files) == len(results(whole))
     assert results(tmp_path) == results(whole)
 
 

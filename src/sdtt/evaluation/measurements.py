@@ -246,9 +246,10 @@ def _latency(context: Context, group: Group, _: Job) -> list[Measured]:
             "tokens_per_second": each.tokens_per_second,
         }
         draw: dict[str, Any] = {"sampler": sampler, "length": how["length"]}
-        draw |= {} if steps is None else {"steps": steps}
+        if steps is not None:
+            draw["steps"] = steps
         tokens = each.batch_size * each.length
-        rows.append(Measured(result, tokens, how | {"steps": steps}, draw))
+        rows.append(Measured(result, tokens, how, draw))
     return rows
 
 

@@ -163,7 +163,8 @@ def _samples_of(group: Group, folder: Path) -> list[Sample] | None:
 
 def _record(group: Group, job: Job, measured: Measured, seconds: float, share: Share) -> Record:
     subject = group.subject
-    draw = None if group.draw is None else group.draw.record()
+    draw = measured.draw if group.draw is None else group.draw.record()
+    settings = {**job.settings, **(measured.settings or {})}
     return Record(
         metric=job.metric,
         model=subject.label,
@@ -171,8 +172,9 @@ def _record(group: Group, job: Job, measured: Measured, seconds: float, share: S
         result=defined(measured.result),
         source=subject.source,
         taught_steps=subject.taught_steps,
-        draw=measured.draw if draw is None else draw,
-        settings={**job.settings, **(measured.settings or {})},
+        draw=draw,
+        # what the draw says is not said again
+        settings={name: value for name, value in settings.items() if name not in (draw or {})},
         seconds=seconds,
         tokens=measured.tokens,
         environment=_environment(share),

@@ -136,6 +136,16 @@ def plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+PLAIN: Mapping[str, Any] = {
+    "repetition_penalty": 1,
+    "schedule": "log_linear",
+    "counts": "process",
+    "order": "high",
+    "order_temperature": 0,
+}
+"""Settings of a draw that go without saying where they have these values."""
+
+
 def sampler_words(cell: Cell) -> str:
     """The sampler with the settings that are its own: 'confidence, entropy bound 0.5'.
 
@@ -151,7 +161,7 @@ def sampler_words(cell: Cell) -> str:
 
 def _is_off(name: str, value: Any) -> bool:
     """Whether a setting of a sampler changes nothing."""
-    return value in (None, False, [], ()) or (name == "repetition_penalty" and value == 1)
+    return value in (None, False, [], ()) or PLAIN.get(name) == value
 
 
 def change_words(cell: Cell) -> str:
