@@ -93,7 +93,7 @@ def blocks(cells: Sequence[Cell], context_of: Callable[[Cell], Context]) -> list
                 members.append(cell)
     differ = _differing([context for context, _ in groups.values()])
     return [
-        Block(settings_words({n: context.get(n) for n in differ}), context, members)
+        Block(_heading(context, differ), context, members)
         for context, members in groups.values()
     ]
 
@@ -104,6 +104,12 @@ def _text_of(context: Context) -> str:
 
 def _agrees(context: Context, other: Context) -> bool:
     return all(other.get(name) == value for name, value in context.items())
+
+
+def _heading(context: Context, differ: Sequence[str]) -> str:
+    """What sets a block apart; of what it does not have only the first is said."""
+    has = [name for name in differ if context.get(name) is not None]
+    return settings_words({name: context.get(name) for name in has or differ[:1]})
 
 
 def _differing(contexts: Sequence[Context]) -> list[str]:
