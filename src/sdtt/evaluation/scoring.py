@@ -16,8 +16,8 @@ from sdtt.sampling.generate import evaluating
 LOGITS_BYTES = 2**30
 """What the logits of a pass may take: ten texts of 1,024 tokens over 50,257 in bfloat16."""
 
-TILE_ELEMENTS = {"cpu": 2**20}
-"""Logits that a softmax takes at once: 4 MiB in float32 stay in a CPU's cache."""
+TILE_ELEMENTS = {"cpu": 2**19}
+"""Logits that a softmax takes at once: 2 MiB in float32 stay in a CPU's cache."""
 
 ACCELERATOR_TILE_ELEMENTS = 2**26
 
