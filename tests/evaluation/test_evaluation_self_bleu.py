@@ -59,6 +59,12 @@ def test_a_bound_beyond_the_group_changes_nothing():
     assert (bounded.self_bleu, bounded.references) == (free.self_bleu, 2)
 
 
+def test_each_text_is_told_of_once():
+    told = []
+    self_bleu([[MAT, A_MAT], [MAT] * 3], advance=told.append)
+    assert told == [1] * 5
+
+
 def test_words_are_those_of_the_signature():
     assert "tok:13a" in self_bleu([[MAT, MAT]]).signature
     assert self_bleu([["one, two, three", "one , two , three"]]).self_bleu == pytest.approx(100)
