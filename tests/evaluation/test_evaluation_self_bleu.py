@@ -5,6 +5,8 @@ import pytest
 
 from sdtt.evaluation.self_bleu import grouped, self_bleu
 
+pytest.importorskip("sacrebleu", reason='needs pip install "sdtt[evaluation]"')
+
 MAT = "the cat sat on the mat"
 A_MAT = "the cat sat on a mat"
 
