@@ -1,18 +1,18 @@
-"""Scoring texts under a judge: what is not the judge's own forward, in time and memory.
+"""Scoring texts under a judge: what is not the judge's own forward.
 
     python benchmarks/judging.py                     # GPT-2 small's shape, 4 x 256 tokens
 
 Weights are random: time does not depend on them. The forward alone and the scoring of the same
-texts take turns in one process; medians are reported. The peak is that of a pass beyond weights.
+texts take turns in one process; medians are reported.
 """
 
 import argparse
 import json
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from parts.memory import Peak
 from parts.networks import DTYPES
 from parts.record import machine, names, table
 from parts.timing import interleaved
@@ -26,9 +26,6 @@ COLUMNS = {
     "forward, s": "forward",
     "scoring, s": "scoring",
     "scoring / forward": "ratio",
-    "logits, MB": "logits_mb",
-    "peak of the forward, MB": "forward_mb",
-    "peak of scoring, MB": "scoring_mb",
 }
 
 
@@ -38,18 +35,10 @@ def forward(judge: GPT2LMHeadModel, ids: Tensor) -> Tensor:
     return judge(input_ids=ids[:, :-1], use_cache=False).logits
 
 
-def megabytes(call: Any) -> float | None:
-    """The peak of a call, where the system tells it."""
-    try:
-        peak = Peak()
-    except OSError:
-        return None
-    call()
-    return peak.bytes() / 1e6
-
-
-def measure(options: argparse.Namespace, dtype: str, device: torch.device) -> dict[str, Any]:
-    """One row: both calls on the same judge and texts."""
+def calls_of(
+    options: argparse.Namespace, dtype: str, device: torch.device
+) -> dict[str, Callable[[], Any]]:
+    """Both calls on the same judge and texts."""
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=options.vocabulary,
@@ -60,17 +49,17 @@ def measure(options: argparse.Namespace, dtype: str, device: torch.device) -> di
     )
     judge = GPT2LMHeadModel(config).eval().to(device, DTYPES[dtype])
     ids = torch.randint(options.vocabulary, (options.batch, options.length), device=device)
-    texts = ids.tolist()
-    calls = {
+    options_of_scoring = {"prepend_bos": False, "batch_size": options.batch}
+    return {
         "forward": partial(forward, judge, ids),
-        "scoring": partial(token_nll, judge, texts, prepend_bos=False, batch_size=options.batch),
+        "scoring": partial(token_nll, judge, ids.tolist(), **options_of_scoring),
     }
-    taken = interleaved(calls, options.runs, device)
-    rows = options.batch * (options.length - 1)
+
+
+def measure(options: argparse.Namespace, dtype: str, device: torch.device) -> dict[str, Any]:
+    """One row."""
+    taken = interleaved(calls_of(options, dtype, device), options.runs, device)
     row: dict[str, Any] = {"dtype": dtype, **taken, "ratio": taken["scoring"] / taken["forward"]}
-    row["logits_mb"] = rows * options.vocabulary * judge.dtype.itemsize / 1e6
-    if device.type == "cpu":
-        row |= {f"{name}_mb": megabytes(call) for name, call in calls.items()}
     return row
 
 

@@ -137,6 +137,15 @@ REPORT_BLOCKS = "report/test_report_blocks.py::test_"
 REPORT_MATCHED = "report/test_report_matched.py::test_"
 REPORT_QUALITY = "report/test_report_quality.py::test_"
 REPORT_PAGE = "report/test_report_page.py::test_"
+BATCHES = "evaluation/test_evaluation_batches.py::test_"
+SCORING = "evaluation/test_evaluation_scoring.py::test_"
+JUDGE = "evaluation/test_evaluation_judge.py::test_"
+JUDGE_SAMPLES = "evaluation/test_evaluation_judge_samples.py::test_"
+DIVERSITY = "evaluation/test_evaluation_diversity.py::test_"
+ERRORS = "evaluation/test_evaluation_errors.py::test_"
+SELF_BLEU = "evaluation/test_evaluation_self_bleu.py::test_"
+FEATURES = "evaluation/test_evaluation_features.py::test_"
+MAUVE = "evaluation/test_evaluation_mauve.py::test_"
 PAIR = "report/test_report_pair.py::test_"
 SHIPPED = "models/test_models_shipped.py::test_"
 SHIPPED_VERBS = "cli/test_cli_shipped.py::test_"
@@ -2223,6 +2232,104 @@ MUTANTS = [
         'return text.replace("<"',
         'return text.replace("no such text"',
         (REPORT_PAGE + "a_sample_that_would_end_the_script_does_not",),
+        "a later window of a long text has no context",
+        "evaluation/batches.py",
+        "yield Window(text, following - reach, end, following)",
+        "yield Window(text, end, end, following)",
+        (
+            BATCHES + "a_token_has_window_less_stride_of_context_where_there_is_so_much",
+            SCORING + "a_long_text_is_scored_as_a_plain_loop_over_its_windows_does",
+        ),
+    ),
+    Mutant(
+        "a window without BOS predicts no token beyond its positions",
+        "evaluation/batches.py",
+        "else window + (not behind_bos)",
+        "else window",
+        (
+            SCORING + "a_judge_takes_as_many_tokens_and_one_in_one_pass",
+            SCORING + "a_long_text_is_scored_as_a_plain_loop_over_its_windows_does",
+        ),
+    ),
+    Mutant(
+        "the losses of a padded text are taken at the end of its padding",
+        "evaluation/scoring.py",
+        "ends = [len(row) - 1 for row in rows]",
+        "ends = [ids.shape[1] - 1 for row in rows]",
+        (JUDGE + "a_text_is_judged_beside_longer_ones_as_it_is_alone",),
+    ),
+    Mutant(
+        "the losses of a bfloat16 judge are rounded to bfloat16",
+        "evaluation/scoring.py",
+        "cross_entropy(tile.float(), own",
+        "cross_entropy(tile, own",
+        (SCORING + "losses_of_a_judge_in_bfloat16_are_those_of_its_logits_in_float32",),
+    ),
+    Mutant(
+        "a pass of the judge makes any number of logits",
+        "evaluation/scoring.py",
+        "min(batch_size, LOGITS_BYTES // each)",
+        "min(batch_size, LOGITS_BYTES)",
+        (SCORING + "a_pass_never_makes_more_logits_than_it_may",),
+    ),
+    Mutant(
+        "characters that the judge was given as context count as scored",
+        "evaluation/judge_samples.py",
+        "behind_first=not front",
+        "behind_first=False",
+        (JUDGE_SAMPLES + "a_token_that_is_context_only_counts_no_characters",),
+    ),
+    Mutant(
+        "a text that begins with its end is cut to nothing",
+        "evaluation/judge_samples.py",
+        "if i and token == eos_token_id",
+        "if token == eos_token_id",
+        (JUDGE_SAMPLES + "a_cut_text_ends_with_its_first_end_but_for_one_that_begins_it",),
+    ),
+    Mutant(
+        "ends of texts are lost when samples are read anew",
+        "evaluation/judge_samples.py",
+        "[*piece, judges.eos_token_id] if ended else piece",
+        "piece",
+        (JUDGE_SAMPLES + "ids_of_another_tokenizer_are_read_anew_with_their_ends",),
+    ),
+    Mutant(
+        "the error of a ratio takes texts for equally long",
+        "evaluation/errors.py",
+        "residuals = k - k.sum() / n.sum() * n",
+        "residuals = k - k.mean()",
+        (ERRORS + "the_error_of_a_ratio_weighs_texts_by_their_size",),
+    ),
+    Mutant(
+        "a text is held against itself in self-BLEU",
+        "evaluation/self_bleu.py",
+        "group[(index + 1 + i) % len(group)]",
+        "group[(index + i) % len(group)]",
+        (
+            SELF_BLEU + "texts_without_a_common_word_score_nothing",
+            SELF_BLEU + "the_score_of_two_texts_is_the_geometric_mean_of_their_common_n_grams",
+        ),
+    ),
+    Mutant(
+        "texts too short to repeat count as free of repetition",
+        "evaluation/diversity.py",
+        "repeated(text, REPEATED) for text in texts if len(text) >= REPEATED",
+        "repeated(text, REPEATED) if len(text) >= REPEATED else 0.0 for text in texts",
+        (DIVERSITY + "a_text_too_short_to_repeat_anything_does_not_count_as_free_of_repetition",),
+    ),
+    Mutant(
+        "a feature is taken from the padding behind a text",
+        "evaluation/features.py",
+        "return states[places, last]",
+        "return states[:, -1]",
+        (FEATURES + "features_of_another_model_are_its_last_hidden_state_at_the_last_token",),
+    ),
+    Mutant(
+        "MAUVE clusters by one seed only",
+        "evaluation/mauve.py",
+        "                seed=seed,",
+        "                seed=0,",
+        (MAUVE + "the_mean_and_its_error_are_over_the_seeds_of_k_means",),
     ),
 ]
 

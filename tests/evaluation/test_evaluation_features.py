@@ -53,6 +53,12 @@ def test_only_the_first_tokens_are_read_where_they_are_bounded():
     assert last_hidden(model, TEXTS, max_tokens=2) == pytest.approx(expected, abs=1e-6)
 
 
+def test_each_text_is_told_of_once():
+    told = []
+    last_hidden(gpt2(), TEXTS, batch_size=3, advance=told.append)
+    assert told == [3, 1]
+
+
 def test_no_samples_are_refused():
     with pytest.raises(ValueError, match="there are no samples"):
         last_hidden(gpt2(), [])

@@ -47,6 +47,12 @@ def test_the_mean_and_its_error_are_over_the_seeds_of_k_means():
     assert found.mauve_se == pytest.approx(np.std(found.by_seed, ddof=1) / math.sqrt(3))
 
 
+def test_each_seed_is_told_of_once():
+    told = []
+    mauve(cloud(60), cloud(60, 1), seeds=[3, 4], advance=told.append)
+    assert told == [1, 1]
+
+
 def test_a_seed_gives_its_value_again():
     people, texts = cloud(60), cloud(60, 1, 0.1)
     again = mauve(people, texts, seeds=[0, 1])

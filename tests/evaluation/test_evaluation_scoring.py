@@ -84,6 +84,14 @@ def test_a_text_without_a_token_to_score_has_no_losses():
     assert [len(values) for values in found] == [0, 0, 1]
 
 
+def test_each_text_is_told_of_once_when_it_is_done():
+    told = []
+    token_nll(gpt2(), LONG, prepend_bos=False, batch_size=2, advance=told.append)
+    # five windows of the first text, two of the third, one of the second: two a pass
+    assert len(told) == 4
+    assert sum(told) == len(LONG)
+
+
 # Logits
 
 

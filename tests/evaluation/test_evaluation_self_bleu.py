@@ -5,6 +5,8 @@ import pytest
 
 from sdtt.evaluation.self_bleu import grouped, self_bleu
 
+pytest.importorskip("sacrebleu", reason='needs pip install "sdtt[evaluation]"')
+
 MAT = "the cat sat on the mat"
 A_MAT = "the cat sat on a mat"
 
@@ -57,6 +59,12 @@ def test_a_bound_beyond_the_group_changes_nothing():
     group = [MAT, A_MAT, "a dog sat on the mat"]
     bounded, free = self_bleu([group], references=9), self_bleu([group])
     assert (bounded.self_bleu, bounded.references) == (free.self_bleu, 2)
+
+
+def test_each_text_is_told_of_once():
+    told = []
+    self_bleu([[MAT, A_MAT], [MAT] * 3], advance=told.append)
+    assert told == [1] * 5
 
 
 def test_words_are_those_of_the_signature():

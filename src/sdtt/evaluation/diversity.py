@@ -44,10 +44,6 @@ class Diversity:
         repeated_4: Mean over texts of the share of a text's 4-grams that it has said before; nan
             where no text has four tokens.
         repeated_4_se: Its standard error over the texts that have.
-        length: Mean over texts of their tokens.
-        length_se: Its standard error over texts.
-        shortest: Tokens of the shortest text.
-        longest: Tokens of the longest text.
     """
 
     entropy: float
@@ -58,10 +54,6 @@ class Diversity:
     distinct_3: float
     repeated_4: float
     repeated_4_se: float
-    length: float
-    length_se: float
-    shortest: int
-    longest: int
 
 
 def unigram_entropy(ids: Ids) -> float:
@@ -120,7 +112,6 @@ def diversity(texts: Sequence[Ids]) -> Diversity:
         raise ValueError(f"sample {empty[0]} is empty")
     entropies = [unigram_entropy(text) for text in texts]
     repetition = [repeated(text, REPEATED) for text in texts if len(text) >= REPEATED]
-    length = lengths(texts)
     return Diversity(
         entropy=float(np.mean(entropies)),
         entropy_se=standard_error(entropies),
@@ -130,8 +121,4 @@ def diversity(texts: Sequence[Ids]) -> Diversity:
         distinct_3=distinct(texts, 3),
         repeated_4=float(np.mean(repetition)) if repetition else float("nan"),
         repeated_4_se=standard_error(repetition),
-        length=length.mean,
-        length_se=length.se,
-        shortest=length.shortest,
-        longest=length.longest,
     )

@@ -1,6 +1,6 @@
 """One vector a text: the last hidden state of its last token under a language model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,12 @@ from sdtt.sampling.generate import evaluating
 
 @torch.no_grad()
 def last_hidden(
-    model: Any, texts: Sequence[Ids], *, max_tokens: int | None = None, batch_size: int = BATCH
+    model: Any,
+    texts: Sequence[Ids],
+    *,
+    max_tokens: int | None = None,
+    batch_size: int = BATCH,
+    advance: Callable[[int], object] | None = None,
 ) -> Float32[np.ndarray, "N D"]:
     """The last layer's hidden state of each text's last token [Pillutla et al. 2021].
 
@@ -30,6 +35,7 @@ def last_hidden(
         texts: Token ids in the model's vocabulary; ``judge_samples.read_samples_as`` makes them.
         max_tokens: Only the first so many tokens of a text are read.
         batch_size: Texts a pass.
+        advance: Told after each pass how many texts it took, such as a progress bar.
 
     Raises:
         ValueError: If there is no text, one is empty, too long, or has an unknown id; or a hidden
@@ -46,6 +52,8 @@ def last_hidden(
             rows = [[*front, *cut[each.text]] for each in batch]
             for each, state in zip(batch, _last_of(model, rows), strict=True):
                 found[each.text] = state.float().cpu().numpy()
+            if advance is not None:
+                advance(len(batch))
     features = np.stack([state for state in found if state is not None])
     wrong = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(wrong):

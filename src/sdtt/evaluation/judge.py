@@ -1,7 +1,7 @@
 """Generative perplexity: how well a causal judge predicts some texts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,7 @@ def judge_perplexity(
     window: int | None = None,
     stride: int | None = None,
     characters: Sequence[int] | None = None,
+    advance: Callable[[int], object] | None = None,
 ) -> Judgement:
     """Perplexity of texts under a judge; read it beside their entropy only.
 
@@ -77,6 +78,7 @@ def judge_perplexity(
         window: Positions of a pass; the judge's own by default.
         stride: New tokens of a longer text's later windows; half the window by default.
         characters: Of the tokens that are scored, for each text: gives bits per character.
+        advance: Told after each pass how many texts it ended, such as a progress bar.
 
     Raises:
         ValueError: If there is no text, one too short to score, an unknown id, a window or stride
@@ -86,7 +88,13 @@ def judge_perplexity(
     _check_texts(judge, texts, 1 if front else 2)
     window, stride = window_of(judge, window, stride)
     losses = token_nll(
-        judge, texts, prepend_bos=front, batch_size=batch_size, window=window, stride=stride
+        judge,
+        texts,
+        prepend_bos=front,
+        batch_size=batch_size,
+        window=window,
+        stride=stride,
+        advance=advance,
     )
     means = [float(values.mean()) for values in losses]
     nll, error = float(np.mean(means)), standard_error(means)

@@ -136,7 +136,7 @@ def judge_samples(
         own: The tokenizer of their ids; None if it is not known.
         eos: Likewise.
         prepend_bos: As `judge_perplexity` takes it.
-        **options: ``batch_size``, ``window`` and ``stride`` of `judge_perplexity`.
+        **options: ``batch_size``, ``window``, ``stride`` and ``advance`` of `judge_perplexity`.
 
     Raises:
         ValueError: Where `read_samples_as` or `judge_perplexity` does.

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,7 @@ def mauve(
     seeds: Sequence[int] = SEEDS,
     scale: float = SCALE,
     buckets: int | None = None,
+    advance: Callable[[int], object] | None = None,
 ) -> Mauve:
     """MAUVE of generated texts against those of people, by the package mauve-text.
 
@@ -70,6 +71,7 @@ def mauve(
         scale: c.
         buckets: Clusters; a tenth of the fewer texts by default, and at least 2, as the package
             has it.
+        advance: Told 1 after each seed, such as a progress bar.
 
     Raises:
         ModuleNotFoundError: If mauve-text is not installed.
@@ -92,6 +94,8 @@ def mauve(
                 verbose=False,
             )
         values.append(float(found.mauve))
+        if advance is not None:
+            advance(1)
     return Mauve(
         mauve=float(np.mean(values)),
         mauve_se=standard_error(values),

@@ -1,6 +1,6 @@
 """-log p of each token of texts under a causal model, with one batch of logits at most."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,8 +16,8 @@ from sdtt.sampling.generate import evaluating
 LOGITS_BYTES = 2**30
 """What the logits of a pass may take: ten texts of 1,024 tokens over 50,257 in bfloat16."""
 
-TILE_ELEMENTS = {"cpu": 2**20}
-"""Logits that a softmax takes at once: 4 MiB in float32 stay in a CPU's cache."""
+TILE_ELEMENTS = {"cpu": 2**19}
+"""Logits that a softmax takes at once: 2 MiB in float32 stay in a CPU's cache."""
 
 ACCELERATOR_TILE_ELEMENTS = 2**26
 
@@ -34,6 +34,7 @@ def token_nll(
     batch_size: int = BATCH,
     window: int | None = None,
     stride: int | None = None,
+    advance: Callable[[int], object] | None = None,
 ) -> list[Float64[np.ndarray, " L"]]:
     """-log p of each token of each text under a causal model, in nats.
 
@@ -49,6 +50,7 @@ def token_nll(
             ``LOGITS_BYTES``.
         window: Positions of a pass; the judge's own by default.
         stride: New tokens of a later window; half the window by default.
+        advance: Told after each pass how many texts it ended, such as a progress bar.
 
     Returns:
         One array a text, of its scored tokens.
@@ -72,6 +74,8 @@ def token_nll(
             _check_finite(batch, found)
             for each, losses in zip(batch, found, strict=True):
                 result[each.text][each.scored - skipped : each.end - skipped] = losses
+            if advance is not None:
+                advance(sum(each.end == len(texts[each.text]) for each in batch))
     return result
 
 
@@ -130,7 +134,7 @@ def _losses(logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"]) -> Float64
         torch.nn.functional.cross_entropy(tile.float(), own, reduction="none")
         for tile, own in tiles
     ]
-    return torch.cat(losses).double().cpu()
+    return torch.cat(losses).cpu().double()
 
 
 def _check_finite(batch: Sequence[Window], losses: Sequence[Float64[np.ndarray, " _"]]) -> None:

@@ -1,6 +1,6 @@
 """Self-BLEU: how much the continuations of one prompt repeat each other."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,12 @@ class SelfBleu:
     signature: str
 
 
-def self_bleu(groups: Sequence[Sequence[str]], *, references: int | None = None) -> SelfBleu:
+def self_bleu(
+    groups: Sequence[Sequence[str]],
+    *,
+    references: int | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> SelfBleu:
     """The sentence BLEU of each text against the others of its group, averaged over all texts.
 
     BLEU-4 of sacrebleu with its own words (13a) and smoothing (exp); for texts of fewer than four
@@ -39,6 +44,7 @@ def self_bleu(groups: Sequence[Sequence[str]], *, references: int | None = None)
         groups: The continuations of each prompt; unconditional samples are one group.
         references: At most so many others, those that follow in the group (behind its last comes
             its first); all of them by default, which takes a time quadratic in the group.
+        advance: Told 1 after each text, such as a progress bar.
 
     Raises:
         ModuleNotFoundError: If sacrebleu is not installed.
@@ -56,6 +62,8 @@ def self_bleu(groups: Sequence[Sequence[str]], *, references: int | None = None)
         for index, text in enumerate(group):
             others = [group[(index + 1 + i) % len(group)] for i in range(used)]
             scores.append(bleu.sentence_score(text, others).score)
+            if advance is not None:
+                advance(1)
         sums.append(sum(scores))
     sizes = [len(group) for group in groups]
     largest = max(sizes) - 1
