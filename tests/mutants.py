@@ -110,6 +110,9 @@ READABILITY = "evaluation/test_evaluation_readability.py::test_"
 MASK_SETS = "evaluation/test_evaluation_mask_sets.py::test_"
 LIKELIHOOD = "evaluation/test_evaluation_likelihood.py::test_"
 PAIRS = "evaluation/test_evaluation_pairs.py::test_"
+LAMBADA = "evaluation/test_evaluation_lambada.py::test_"
+BOUND = "evaluation/test_evaluation_bound.py::test_"
+HARNESS = "evaluation/test_evaluation_harness.py::test_"
 FRONTIER = "evaluation/test_evaluation_frontier.py::test_"
 PAIR = "report/test_report_pair.py::test_"
 SHIPPED = "models/test_models_shipped.py::test_"
@@ -174,6 +177,27 @@ MUTANTS = [
         "text[max(0, end - size) : begin]",
         "text[max(0, begin - 1) : begin]",
         (PAIRS + "the_last_window_is_full",),
+    ),
+    Mutant(
+        "the perplexity of a last word is of its tokens",
+        "evaluation/lambada.py",
+        "losses, right = [each.nll for each in found],",
+        "losses, right = [each.nll / each.tokens for each in found],",
+        (LAMBADA + "accuracy_and_perplexity_of_a_known_law_are_those_by_hand",),
+    ),
+    Mutant(
+        "few blocks of a text are its first ones",
+        "evaluation/bound.py",
+        "index * len(blocks) // count",
+        "index",
+        (BOUND + "fewer_blocks_are_spread_over_the_text",),
+    ),
+    Mutant(
+        "an answer ends before the last of its stops",
+        "evaluation/task_model.py",
+        "min((place for place in places",
+        "max((place for place in places",
+        (HARNESS + "an_answer_ends_before_the_first_of_its_stops",),
     ),
     Mutant(
         "a shipped file is there, whatever it holds",

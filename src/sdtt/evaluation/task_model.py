@@ -2,9 +2,9 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -118,19 +118,21 @@ class TaskModel:
             disable_tqdm: Not used.
         """
         answers: list[str] = []
-        numbered = list(enumerate(requests))
         with self.progress(len(requests), "answers", "requests") as advance:
-            for law, group in groupby(numbered, lambda pair: self._law(pair[1].args[1])):
-                members = list(group)
-                for start in range(0, len(members), TEXTS_A_CALL):
-                    part = members[start : start + TEXTS_A_CALL]
-                    prompts = [self._prompt(*request.args) for _, request in part]
-                    texts = self._sampled(prompts, dict(law), part[0][0])
-                    for text, (_, request) in zip(texts, part, strict=True):
-                        answers.append(_before(text, request.args[1].get("until")))
-                        self._remember("generate_until", request.args, answers[-1])
-                    advance(len(part))
+            for law, part in self._alike(requests):
+                prompts = [self._prompt(*request.args) for request in part]
+                texts = self._sampled(prompts, law, first_index=len(answers))
+                for text, request in zip(texts, part, strict=True):
+                    answers.append(_before(text, request.args[1].get("until")))
+                    self._remember("generate_until", request.args, answers[-1])
+                advance(len(part))
         return answers
+
+    def _alike(self, requests: Sequence[Any]) -> Iterator[tuple[dict[str, Any], list[Any]]]:
+        """Neighbours that are drawn from by one change of the law, not too many at a time."""
+        for law, group in groupby(requests, lambda request: self._law(request.args[1])):
+            while part := list(islice(group, TEXTS_A_CALL)):
+                yield dict(law), part
 
     def _pair(self, context: str, continuation: str) -> Pair:
         pair = encode_pair(self.tokenizer, context, continuation)
