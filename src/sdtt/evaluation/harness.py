@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sdtt.evaluation.task_model import Progress, TaskModel
+from sdtt.evaluation.task_model import NOISE_SAMPLES, Progress, TaskModel
 
 BOOTSTRAP = 1000
 """Draws of the harness's bootstrap, for errors that have no closed form (of a perplexity)."""
@@ -55,7 +55,7 @@ def evaluate_tasks(
     *,
     num_fewshot: int | None = None,
     limit: int | None = None,
-    noise_samples: int = 32,
+    noise_samples: int = NOISE_SAMPLES,
     seed: int = 0,
     batch_size: int | None = None,
     include_path: Path | str | None = None,
