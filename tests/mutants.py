@@ -131,6 +131,12 @@ JOBS = "evaluation/test_evaluation_jobs.py::test_"
 RUNNER = "evaluation/test_evaluation_runner.py::test_"
 BEST_OF = "evaluation/test_evaluation_best_of.py::test_"
 LATENCY = "evaluation/test_evaluation_latency.py::test_"
+MASK_SETS = "evaluation/test_evaluation_mask_sets.py::test_"
+LIKELIHOOD = "evaluation/test_evaluation_likelihood.py::test_"
+PAIRS = "evaluation/test_evaluation_pairs.py::test_"
+LAMBADA = "evaluation/test_evaluation_lambada.py::test_"
+BOUND = "evaluation/test_evaluation_bound.py::test_"
+HARNESS = "evaluation/test_evaluation_harness.py::test_"
 FRONTIER = "evaluation/test_evaluation_frontier.py::test_"
 REPORT_CELLS = "report/test_report_cells.py::test_"
 REPORT_BLOCKS = "report/test_report_blocks.py::test_"
@@ -152,6 +158,85 @@ SHIPPED_VERBS = "cli/test_cli_shipped.py::test_"
 
 
 MUTANTS = [
+    Mutant(
+        "all sets of masks of a continuation count alike",
+        "evaluation/mask_sets.py",
+        "size.lgamma() + (whole - size + 1).lgamma() - (whole + 1).lgamma()",
+        "-(whole + 1).lgamma()",
+        (
+            MASK_SETS + "every_set_stands_there_once_with_the_beta_weight_of_its_size",
+            LIKELIHOOD + "an_exact_denoiser_by_all_masks_gives_minus_log_p_of_every_continuation",
+        ),
+    ),
+    Mutant(
+        "drawn sets count alike, whatever their size",
+        "evaluation/mask_sets.py",
+        "length / size.double() / samples",
+        "2 * length / (length + 1) / samples * torch.ones_like(u[:, 0])",
+        (
+            MASK_SETS + "a_drawn_set_of_m_of_k_positions_counts_k_over_m_and_shares_the_mean",
+            LIKELIHOOD + "drawn_masks_give_the_bound_of_all_masks_in_the_mean",
+        ),
+    ),
+    Mutant(
+        "the error of drawn masks forgets that there are two in a pair",
+        "evaluation/mask_sets.py",
+        "(terms[0::2] - terms[1::2]).square().sum().sqrt()",
+        "(terms[0::2] - terms[0::2].mean()).square().sum().sqrt()",
+        (LIKELIHOOD + "the_error_of_drawn_masks_is_their_spread_over_seeds",),
+    ),
+    Mutant(
+        "a continuation is greedy under some of its masks",
+        "evaluation/masked_passes.py",
+        "right = self.done[-1][1]",
+        "right = self.done[0][1]",
+        (
+            LIKELIHOOD
+            + "a_continuation_is_greedy_if_each_token_is_the_likeliest_with_all_of_them_masked",
+        ),
+    ),
+    Mutant(
+        "another's causal model predicts a token from itself",
+        "evaluation/causal_passes.py",
+        "start = len(pair.context) - 1 - skipped",
+        "start = len(pair.context) - skipped",
+        (LIKELIHOOD + "a_causal_model_gives_the_sum_over_passes_for_each_prefix",),
+    ),
+    Mutant(
+        "a context that is too long loses its right end",
+        "evaluation/pairs.py",
+        "pair.context[max(0, len(pair.context) - left) :]",
+        "pair.context[:left]",
+        (LIKELIHOOD + "a_context_that_is_too_long_loses_its_left_end_and_that_is_counted",),
+    ),
+    Mutant(
+        "a window of a long text has one token of context, the last one too",
+        "evaluation/pairs.py",
+        "text[max(0, end - size) : begin]",
+        "text[max(0, begin - 1) : begin]",
+        (PAIRS + "the_last_window_is_full",),
+    ),
+    Mutant(
+        "the perplexity of a last word is of its tokens",
+        "evaluation/lambada.py",
+        "losses, right = [each.nll for each in found],",
+        "losses, right = [each.nll / each.tokens for each in found],",
+        (LAMBADA + "accuracy_and_perplexity_of_a_known_law_are_those_by_hand",),
+    ),
+    Mutant(
+        "few blocks of a text are its first ones",
+        "evaluation/bound.py",
+        "index * len(blocks) // count",
+        "index",
+        (BOUND + "fewer_blocks_are_spread_over_the_text",),
+    ),
+    Mutant(
+        "an answer ends before the last of its stops",
+        "evaluation/task_model.py",
+        "min((place for place in places",
+        "max((place for place in places",
+        (HARNESS + "an_answer_ends_before_the_first_of_its_stops",),
+    ),
     Mutant(
         "a shipped file is there, whatever it holds",
         "models/shipped.py",

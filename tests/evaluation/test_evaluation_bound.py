@@ -43,7 +43,7 @@ class Blocks(torch.utils.data.Dataset):
 
 
 def of_unigrams(chances):
-    """A causal model that predicts every token by the same law: MASK, the last id, has no chance."""
+    """A causal model of one law for every token: MASK, the last id, has no chance."""
     shape = {"model_length": 4, "hidden_dim": 16, "n_blocks": 1, "n_heads": 2, "bos_token_id": 0}
     model = CausalLM(CausalConfig(vocab_size=len(chances) + 1, **shape)).eval()
     with torch.no_grad():

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from sdtt.data.tokenizer import train_tokenizer
 from sdtt.evaluation.task_model import TaskModel
@@ -131,7 +132,7 @@ def test_an_answer_ends_before_the_first_of_its_stops(model, tokenizer):
 
 
 def test_a_sampled_answer_is_a_function_of_seed_and_number(model, tokenizer):
-    task = {"until": [], "max_gen_toks": 8, "do_sample": True, "temperature": 1.0}
+    task = {"until": [], "max_gen_toks": 5, "do_sample": True, "temperature": 1.0}
     requests = [asked("the", task)] * 3
     whole = TaskModel(model, tokenizer, steps=4).generate_until(requests)
     assert len(set(whole)) == 3
@@ -168,6 +169,26 @@ def test_a_model_is_loaded_from_its_folder_with_its_tokenizer(tmp_path, law, tok
         assert found[0] == (pytest.approx(math.log(1 / 2), rel=1e-5), True)
 
 
+def test_another_causal_model_scores_a_text_behind_its_end_of_text_in_windows(tokenizer):
+    torch.manual_seed(0)
+    shape = {"n_positions": 8, "n_embd": 16, "n_layer": 1, "n_head": 2, "initializer_range": 0.4}
+    config = GPT2Config(vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=0, **shape)
+    model = GPT2LMHeadModel(config).eval()
+    ids = tokenizer.encode("the small cat saw a red bird sing")[:9]
+    text = tokenizer.decode(ids)
+    # eight tokens behind the end of a text, then the ninth behind the eight
+    behind = torch.tensor([[0, *ids[:8]]]), torch.tensor([ids])
+    expected = 0.0
+    with torch.no_grad():
+        for window, scored in zip(behind, (slice(1, None), slice(8, None)), strict=True):
+            law = model(input_ids=window[:, :-1]).logits[0].double().log_softmax(-1)
+            own = law.gather(1, window[0, 1:, None])[:, 0]
+            expected += own[scored.start - 1 :].sum().item()
+    found = TaskModel(model, tokenizer).loglikelihood_rolling([asked(text)])
+    assert found[0] == pytest.approx(expected, rel=1e-5)
+    assert len(TaskModel(model, tokenizer).generate_until([asked("the", {})])) == 1
+
+
 # The harness itself
 
 
@@ -188,7 +209,9 @@ def tasks(tmp_path_factory):
     }
     for name, rows in docs.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for name, text in {"choices": CHOICES, "words": WORDS, "answers": ANSWERS}.items():
+    texts = {"choices": CHOICES, "words": WORDS, "answers": ANSWERS}
+    texts["absent"] = WORDS.replace("tiny_words", "absent").replace(": json", ": nobody/nothing")
+    for name, text in texts.items():
         (folder / f"{name}.yaml").write_text(text.format(folder=folder))
     return folder
 
@@ -249,6 +272,17 @@ def test_an_unknown_task_is_refused_with_the_nearest_names(harness, tasks, law, 
             of_law(CausalLM, law),
             tokenizer,
             ["tiny_choice"],
+            include_path=tasks,
+            include_defaults=False,
+        )
+
+
+def test_data_that_cannot_be_loaded_is_one_line_with_the_way_out(harness, tasks, law, tokenizer):
+    with pytest.raises(ValueError, match=r"cannot load the data of absent .*; fetch it where"):
+        harness.evaluate_tasks(
+            of_law(CausalLM, law),
+            tokenizer,
+            ["absent"],
             include_path=tasks,
             include_defaults=False,
         )

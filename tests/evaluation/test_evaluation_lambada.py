@@ -11,7 +11,7 @@ from sdtt.evaluation.lambada import lambada, last_word, method_of, passages, rea
 from sdtt.evaluation.mask_sets import Noise
 from sdtt.models.causal import CausalConfig, CausalLM
 
-PASSAGES = ["the small cat saw a red bird", "the bird saw a small cat", "a bird saw the tree"]
+PASSAGES = ["the small cat saw a red bird", "the bird saw a small cat", "a bird saw the tinsel"]
 
 
 @pytest.fixture(scope="module")

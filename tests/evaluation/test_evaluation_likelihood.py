@@ -90,28 +90,28 @@ def test_an_exact_denoiser_by_all_masks_gives_minus_log_p_of_every_continuation(
     assert found == pytest.approx(expected.tolist(), rel=1e-9)
 
 
-def test_drawn_masks_give_the_bound_of_all_masks_in_the_mean():
+@pytest.fixture(scope="module")
+def draws():
+    """What 48 seeds say of one pair, with 16 sets of masks each."""
     model, pair = mdlm(), PAIRS[2]
-    exact = losses(model, [pair], noise=Noise(exact_tokens=6))[0]
-    draws = [
+    return [
         pair_likelihoods(model, [pair], noise=Noise(16, exact_tokens=0, seed=seed), greedy=False)[0]
-        for seed in range(60)
+        for seed in range(48)
     ]
+
+
+def test_drawn_masks_give_the_bound_of_all_masks_in_the_mean(draws):
+    exact = losses(mdlm(), PAIRS[2:3], noise=Noise(exact_tokens=6))[0]
     values = torch.tensor([each.nll for each in draws])
     error = values.std().item() / math.sqrt(len(values))
-    assert error < 0.01 * exact
+    assert error < 0.015 * exact
     assert values.mean().item() == pytest.approx(exact, abs=3 * error)
 
 
-def test_the_error_of_drawn_masks_is_their_spread_over_seeds_or_a_little_more():
-    model, pair = mdlm(), PAIRS[2]
-    draws = [
-        pair_likelihoods(model, [pair], noise=Noise(16, exact_tokens=0, seed=seed), greedy=False)[0]
-        for seed in range(60)
-    ]
+def test_the_error_of_drawn_masks_is_their_spread_over_seeds(draws):
     spread = torch.tensor([each.nll for each in draws]).std().item()
     claimed = math.sqrt(sum(each.noise_se**2 for each in draws) / len(draws))
-    assert 0.9 * spread < claimed < 1.5 * spread
+    assert 0.8 * spread < claimed < 1.4 * spread
 
 
 def test_a_denoiser_that_ignores_its_input_adds_up_its_law_under_any_masks():

@@ -84,7 +84,7 @@ def test_a_short_pair_is_one_window_and_keeps_its_context():
     assert list(windows(Pair((1, 2), (3,)), Room(8, 0))) == [Pair((1, 2), (3,))]
 
 
-def longest(model, room):
+def longest(room):
     """A pair that fills a room."""
     return Pair((1,) * room.context, (1,) * (room.tokens - room.context))
 
@@ -97,7 +97,7 @@ def test_our_models_take_texts_of_their_length(causal):
         else MDLMForMaskedLM(MDLMConfig(**SHAPE))
     )
     assert room_of(model) == Room(8, 0)
-    assert pair_likelihoods(model, [longest(model, room_of(model))])[0].tokens == 8
+    assert pair_likelihoods(model, [longest(room_of(model))])[0].tokens == 8
 
 
 def test_another_causal_model_takes_one_token_more_than_it_has_places_and_needs_one_before():
@@ -105,7 +105,7 @@ def test_another_causal_model_takes_one_token_more_than_it_has_places_and_needs_
     shape = {"vocab_size": 11, "n_positions": 8, "n_embd": 16, "n_layer": 1, "n_head": 2}
     model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0)).eval()
     assert room_of(model) == Room(9, 1)
-    assert pair_likelihoods(model, [longest(model, room_of(model))])[0].tokens == 8
+    assert pair_likelihoods(model, [longest(room_of(model))])[0].tokens == 8
 
 
 def test_a_model_that_names_no_limit_has_none():

@@ -39,7 +39,7 @@ def test_a_text_that_is_nowhere_is_refused_with_the_way_out(tmp_path):
 
 
 def test_an_unknown_text_is_refused_with_the_nearest_names():
-    with pytest.raises(ValueError, match="there is no text 'wikitext2'.* near it: wikitext-2"):
+    with pytest.raises(ValueError, match=r"there is no text 'wikitext2'.* near it: wikitext-2"):
         text_source("wikitext2")
 
 

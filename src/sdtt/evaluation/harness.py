@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sdtt.evaluation.task_model import Progress, TaskModel
+from sdtt.evaluation.task_model import NOISE_SAMPLES, Progress, TaskModel
 
 BOOTSTRAP = 1000
 """Draws of the harness's bootstrap, for errors that have no closed form (of a perplexity)."""
@@ -55,7 +55,7 @@ def evaluate_tasks(
     *,
     num_fewshot: int | None = None,
     limit: int | None = None,
-    noise_samples: int = 32,
+    noise_samples: int = NOISE_SAMPLES,
     seed: int = 0,
     batch_size: int | None = None,
     include_path: Path | str | None = None,
@@ -83,13 +83,13 @@ def evaluate_tasks(
         One a task and group, in the harness's order.
 
     Raises:
-        ValueError: If the harness is not installed, or there is no such task.
+        ValueError: If the harness is not installed, there is no such task, or its data cannot be
+            loaded.
     """
     harness_lm = harness_class()
-    evaluator, manager_of = _import("lm_eval.evaluator"), _import("lm_eval.tasks").TaskManager
+    evaluator = _import("lm_eval.evaluator")
     with _quiet() as streams:
-        folder = None if include_path is None else str(include_path)
-        manager = manager_of(include_path=folder, include_defaults=include_defaults)
+        manager = _manager(None if include_path is None else str(include_path), include_defaults)
         names = known_tasks(tasks, manager.all_tasks)
         lm = harness_lm(
             model,
@@ -100,19 +100,26 @@ def evaluate_tasks(
             progress=None if progress is None else _aloud(progress, streams),
             **sampling,
         )
-        found = evaluator.simple_evaluate(
-            model=lm,
-            tasks=names,
-            num_fewshot=num_fewshot,
-            limit=limit,
-            bootstrap_iters=BOOTSTRAP,
-            log_samples=False,
-            task_manager=manager,
-            random_seed=None,  # the state of these generators is the caller's
-            numpy_random_seed=None,
-            torch_random_seed=None,
-            fewshot_random_seed=seed,
-        )
+        try:
+            found = evaluator.simple_evaluate(
+                model=lm,
+                tasks=names,
+                num_fewshot=num_fewshot,
+                limit=limit,
+                bootstrap_iters=BOOTSTRAP,
+                log_samples=False,
+                task_manager=manager,
+                random_seed=None,  # the state of these generators is the caller's
+                numpy_random_seed=None,
+                torch_random_seed=None,
+                fewshot_random_seed=seed,
+            )
+        except OSError as error:  # of datasets: not there, or no network
+            reason = str(error).strip().split("\n")[0]
+            raise ValueError(
+                f"the harness cannot load the data of {', '.join(names)} ({reason}); "
+                "fetch it where there is a network"
+            ) from error
     return [_result(task, found, lm) for task in found["results"]]
 
 
@@ -155,6 +162,13 @@ def __getattr__(attribute: str) -> Any:
     if attribute == "HarnessLM":
         return harness_class()
     raise AttributeError(f"module {__name__!r} has no attribute {attribute!r}")
+
+
+@cache
+def _manager(include_path: str | None, include_defaults: bool) -> Any:
+    """The index of all tasks: the harness's own 14,000 take it several seconds."""
+    manager = _import("lm_eval.tasks").TaskManager
+    return manager(include_path=include_path, include_defaults=include_defaults)
 
 
 def _import(module: str) -> Any:
