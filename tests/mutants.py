@@ -2317,6 +2317,8 @@ MUTANTS = [
         'return text.replace("<"',
         'return text.replace("no such text"',
         (REPORT_PAGE + "a_sample_that_would_end_the_script_does_not",),
+    ),
+    Mutant(
         "a later window of a long text has no context",
         "evaluation/batches.py",
         "yield Window(text, following - reach, end, following)",

@@ -3,17 +3,17 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from statistics import covariance
 from typing import Any
 
 from sdtt.evaluation.best_of import best_of
 from sdtt.evaluation.bound import text_bound
 from sdtt.evaluation.context import Context, Measured
-from sdtt.evaluation.diversity import Ids, diversity, standard_error, unigram_entropy
+from sdtt.evaluation.diversity import Ids, diversity, lengths, standard_error, unigram_entropy
+from sdtt.evaluation.errors import covariance_of_means
 from sdtt.evaluation.harness import evaluate_tasks
 from sdtt.evaluation.jobs import Group, Job
 from sdtt.evaluation.judge import Judgement
-from sdtt.evaluation.judge_samples import judge_samples
+from sdtt.evaluation.judge_samples import cut_behind_eos, judge_samples
 from sdtt.evaluation.lambada import lambada, method_of, passages
 from sdtt.evaluation.latency import latency
 from sdtt.evaluation.mask_sets import Noise
@@ -94,11 +94,20 @@ def _judged(
     )
 
 
+def _entropies(context: Context, group: Group, samples: Sequence[Sample]) -> list[float]:
+    """Of what the judge reads: cut where it ends with its first EOS."""
+    found = _ids(context, group.subject, samples)
+    eos = context.tokenizer_of(group.subject).eos_token_id
+    if context.protocol.perplexity.eos == "cut" and eos is not None:
+        found = [cut_behind_eos(ids, eos) for ids in found]
+    return [unigram_entropy(ids) for ids in found]
+
+
 def _perplexity(context: Context, group: Group, _: Job, samples: Sequence[Sample]) -> Measured:
     found = _judged(context, group, samples)
-    entropies = [unigram_entropy(ids) for ids in _ids(context, group.subject, samples)]
+    entropies = _entropies(context, group, samples)
     count = len(samples)
-    both = covariance(found.nll_by_text, entropies) / count if count > 1 else 0.0
+    both = covariance_of_means(found.nll_by_text, entropies) if count > 1 else 0.0
     names = ("perplexity", "perplexity_se", "nll", "nll_se")
     bits = ("bits_per_character", "bits_per_character_se")
     result = {name: getattr(found, name) for name in (*names, *bits)}
@@ -113,7 +122,10 @@ def _perplexity(context: Context, group: Group, _: Job, samples: Sequence[Sample
 
 def _diversity(context: Context, group: Group, _: Job, samples: Sequence[Sample]) -> Measured:
     ids = _ids(context, group.subject, samples)
-    return Measured(asdict(diversity(ids)), sum(map(len, ids)))
+    size = lengths(ids)
+    result = asdict(diversity(ids)) | {"length": size.mean, "length_se": size.se}
+    result |= {"shortest": size.shortest, "longest": size.longest}
+    return Measured(result, sum(map(len, ids)))
 
 
 def _self_bleu(context: Context, group: Group, job: Job, samples: Sequence[Sample]) -> Measured:
@@ -152,7 +164,7 @@ def _best_of(context: Context, group: Group, _: Job, samples: Sequence[Sample]) 
     scoring = (time.perf_counter() - start) / len(samples)
     same = asked.scorer in (None, context.protocol.judge)
     reported = None if same else _judged(context, group, samples).nll_by_text
-    entropies = [unigram_entropy(ids) for ids in _ids(context, group.subject, samples)]
+    entropies = _entropies(context, group, samples)
     found = best_of(
         scores,
         entropies,

@@ -196,7 +196,7 @@ class Tasks:
     names: tuple[str, ...] = ()
     num_fewshot: int = 0
     limit: int | None = None
-    noise_samples: int = 32
+    noise_samples: int = 128
     batch_size: int = 64
     seed: int = 0
 

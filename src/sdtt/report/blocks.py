@@ -93,8 +93,7 @@ def blocks(cells: Sequence[Cell], context_of: Callable[[Cell], Context]) -> list
                 members.append(cell)
     differ = _differing([context for context, _ in groups.values()])
     return [
-        Block(_heading(context, differ), context, members)
-        for context, members in groups.values()
+        Block(_heading(context, differ), context, members) for context, members in groups.values()
     ]
 
 
