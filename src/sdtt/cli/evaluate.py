@@ -114,19 +114,20 @@ class EvaluateSettings:
 
 @dataclass
 class _Now:
-    """What is being done, and how many tokens of it are written."""
+    """What is being done, and how much of it is."""
 
     words: str = ""
-    tokens: int = 0
+    done: int = 0
 
     def add(self, words: str, count: int) -> None:
-        """Counts tokens; another job begins at none."""
-        self.tokens = count if words != self.words else self.tokens + count
+        """Counts; another job begins at none."""
+        self.done = count if words != self.words else self.done + count
         self.words = words
 
     def said(self) -> str:
         """In words."""
-        return f"{self.words}: {self.tokens:,} tokens" if self.tokens else self.words
+        unit = "tokens" if self.words.startswith("samples") else "done"
+        return f"{self.words}: {self.done:,} {unit}" if self.done else self.words
 
 
 def _contradicts(name: str) -> str:
@@ -167,11 +168,11 @@ def evaluate(settings: EvaluateSettings, sampling: Given[SampleSettings]) -> Non
     now = _Now()
     with progress(total, "evaluate", "measurements", status=now.said) as advance:
 
-        def on_tokens(words: str, count: int) -> None:
+        def on_progress(words: str, count: int) -> None:
             now.add(words, count)
             advance(0)
 
-        for records in run(groups, context, settings.output, share=share, on_tokens=on_tokens):
+        for records in run(groups, context, settings.output, share=share, on_progress=on_progress):
             print("\n".join(map(_line, records)), flush=True)
             advance(1)
     note(f"tables and figures: sdtt report {settings.output}")

@@ -1,6 +1,6 @@
 """What the measurements of one run share: judge, models and texts, each loaded once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class Context:
         self.protocol = protocol
         self.data_root = data_root
         self.seconds: dict[str, float] = {}  # a sample, by its file
+        self.advance: Callable[[int], None] = lambda _: None  # told how much more is done
         models = [one for one in subjects if one.kind in ("diffusion", "autoregressive")]
         self._reference = models[0].source if models else None
         self._of_files = tokenizer
@@ -138,7 +139,11 @@ class Context:
         reading = read_samples_as(reader.tokenizer, samples, own=own)
         longest = getattr(reader.model.config, "max_position_embeddings", None)
         return last_hidden(
-            reader.model, reading.ids, max_tokens=longest, batch_size=settings.batch_size
+            reader.model,
+            reading.ids,
+            max_tokens=longest,
+            batch_size=settings.batch_size,
+            advance=self.advance,
         )
 
     def people(

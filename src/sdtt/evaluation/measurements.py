@@ -91,6 +91,7 @@ def _judged(
         batch_size=asked.batch_size,
         window=asked.window,
         stride=asked.stride,
+        advance=context.advance,
     )
 
 
@@ -131,7 +132,9 @@ def _diversity(context: Context, group: Group, _: Job, samples: Sequence[Sample]
 def _self_bleu(context: Context, group: Group, job: Job, samples: Sequence[Sample]) -> Measured:
     texts = _texts(context, group.subject, samples)
     groups = grouped(texts, [sample.group for sample in samples])
-    found = asdict(self_bleu(groups, references=job.settings["references"]))
+    found = asdict(
+        self_bleu(groups, references=job.settings["references"], advance=context.advance)
+    )
     signature = {"signature": found.pop("signature"), "references": found.pop("references")}
     return Measured(found, settings=signature)
 
@@ -191,6 +194,7 @@ def _lambada(context: Context, group: Group, job: Job) -> list[Measured]:
         passages(form, data_root=context.data_root, limit=asked.limit),
         noise=noise,
         batch_size=asked.batch_size,
+        advance=context.advance,
     )
     result = asdict(found)
     tokens = result.pop("tokens")
@@ -208,6 +212,7 @@ def _bound(context: Context, group: Group, job: Job) -> list[Measured]:
         max_blocks=asked.blocks,
         seed=asked.seed,
         batch_size=asked.batch_size,
+        advance=context.advance,
     )
     result = asdict(found)
     tokens = result.pop("tokens")
@@ -246,6 +251,7 @@ def _latency(context: Context, group: Group, _: Job) -> list[Measured]:
         runs=asked.runs,
         forms=asked.form,
         settings=SampleSettings(sampler=asked.sampler) if diffusion else None,  # type: ignore[arg-type]
+        on_run=lambda _, __: context.advance(1),
     )
     sampler = asked.sampler if diffusion else "autoregressive"
     rows = []

@@ -69,7 +69,7 @@ def run(
     folder: Path,
     *,
     share: Share = Share(),
-    on_tokens: Callable[[str, int], None] = lambda _, __: None,
+    on_progress: Callable[[str, int], None] = lambda _, __: None,
 ) -> Iterator[list[Record]]:
     """Measures, and writes each record as soon as it is made.
 
@@ -80,7 +80,8 @@ def run(
         context: Judge, texts, models.
         folder: Of the evaluation.
         share: Which of the groups are this process's.
-        on_tokens: Told of (what is being done, tokens just written), now and then.
+        on_progress: Told of (what is being done, how much more of it is done), now and then: tokens
+            of samples, texts, passages or blocks of a metric.
 
     Yields:
         The records of each job.
@@ -93,10 +94,11 @@ def run(
         samples: list[Sample] | None = None
         for job in group.jobs:
             words = _words(group, job)
-            on_tokens(words, 0)
+            on_progress(words, 0)
+            context.advance = _told(on_progress, words)
             start = time.perf_counter()
             if job.metric == "samples":
-                samples, found = _drawn(group, context, folder, _told(on_tokens, words))
+                samples, found = _drawn(group, context, folder)
             else:
                 if samples is None:
                     samples = _samples_of(group, folder)
@@ -114,8 +116,8 @@ def _known_seconds(folder: Path) -> dict[str, float]:
     return {result["file"]: result["seconds_per_sample"] for result in drawn}
 
 
-def _told(on_tokens: Callable[[str, int], None], words: str) -> Callable[[int], None]:
-    return lambda count: on_tokens(words, count)
+def _told(on_progress: Callable[[str, int], None], words: str) -> Callable[[int], None]:
+    return lambda count: on_progress(words, count)
 
 
 def _words(group: Group, job: Job) -> str:
@@ -125,12 +127,10 @@ def _words(group: Group, job: Job) -> str:
     return f"{job.metric} of " + ", ".join(str(word) for word in named if word)
 
 
-def _drawn(
-    group: Group, context: Context, folder: Path, advance: Callable[[int], None]
-) -> tuple[list[Sample], list[Measured]]:
+def _drawn(group: Group, context: Context, folder: Path) -> tuple[list[Sample], list[Measured]]:
     """Samples, written to their file, and what they cost."""
     assert group.draw is not None
-    found = _draw(group, context, advance)
+    found = _draw(group, context)
     write_samples(folder / group.file, found.samples)
     count = len(found.samples)
     context.seconds[group.file] = found.seconds / count
@@ -144,7 +144,7 @@ def _drawn(
     return found.samples, [Measured(result, tokens, {"dtype": found.dtype})]
 
 
-def _draw(group: Group, context: Context, advance: Callable[[int], None]) -> Drawn:
+def _draw(group: Group, context: Context) -> Drawn:
     assert group.draw is not None
     if group.subject.kind == "text":
         return context.real_text(group.draw)
@@ -152,7 +152,7 @@ def _draw(group: Group, context: Context, advance: Callable[[int], None]) -> Dra
     prompts = None
     if group.draw.prompted is not None:
         prompts = context.prompts(loaded.tokenizer, group.draw).prompts
-    return draw(loaded, group.draw, prompts, advance)
+    return draw(loaded, group.draw, prompts, context.advance)
 
 
 def _samples_of(group: Group, folder: Path) -> list[Sample] | None:
