@@ -1,7 +1,8 @@
 # Everything runs in .venv, made on first use: only make and Python 3.11 or newer are needed.
 # Another interpreter: make test PYTHON=/path/to/python3.12
 PYTHON ?= python3
-PYTEST_ARGS ?=
+# A file's tests stay in one process; more than four processes wait for each other's imports.
+PYTEST_ARGS ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 
 BIN := .venv/bin
 INPUTS := pyproject.toml requirements/lock.txt

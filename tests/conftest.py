@@ -19,8 +19,11 @@ os.environ |= {
     "TRANSFORMERS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",  # tokenizers warn when a process forks after using threads
 }
-# One thread a worker under xdist; else two, so that sums are added in the same order anywhere.
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+# One thread a worker under xdist, which inherits its parent's two; else two, so that sums are added
+# in the same order anywhere.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 install_import_hook("sdtt", "typecheck.check")
 

@@ -31,13 +31,16 @@ print(json.dumps({"files": files, "script": script.value, "callable": callable(s
 
 
 PAIR = Path("sdtt/pair")
+PROTOCOLS = Path("configs/evaluation")
 WHEEL_BYTES = 24 * 10**6
 
 
 def shipped_files() -> set[str]:
+    """Those of the package less the judge, and the protocols of evaluation."""
+    protocols = {f"sdtt/protocols/{path.name}" for path in (ROOT / PROTOCOLS).iterdir()}
     files = (path for path in (SOURCE / "sdtt").rglob("*") if path.is_file())
     names = {path.relative_to(SOURCE) for path in files if path.suffix != ".pyc"}
-    return {str(name) for name in names if not name.is_relative_to(PAIR / "judge")}
+    return protocols | {str(name) for name in names if not name.is_relative_to(PAIR / "judge")}
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,7 @@ def test_student_and_teacher_are_packed_and_the_judge_is_not(tmp_path: Path):
     (tmp_path / "src/sdtt/__init__.py").write_text("")
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, tmp_path)
+    shutil.copytree(ROOT / PROTOCOLS, tmp_path / PROTOCOLS)
     build = [sys.executable, "-m", "hatchling", "build"]
     done = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
