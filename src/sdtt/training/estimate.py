@@ -3,7 +3,6 @@
 import math
 import os
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 from transformers.trainer_utils import SaveStrategy
@@ -147,9 +146,9 @@ def estimate_of_distillation(
     real = _real_share(args, length)
     schedule = SCHEDULES[args.schedule]
     stages = []
-    for index, group in groupby(map(args.plan.at, range(args.plan.updates)), lambda r: r.index):
-        each = list(group)
-        now, updates = each[0], len(each)
+    for index, end in enumerate(args.plan.ends):
+        start = args.plan.start_of(index)
+        now, updates = args.plan.at(start), end - start
         passes = passes_of_round(args.noise_order, schedule, now, length)
         flops = distillation_flops(
             network,
