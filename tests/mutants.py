@@ -2258,7 +2258,7 @@ MUTANTS = [
     ),
     Mutant(
         "a gain of unknown error is claimed",
-        "report/pair_compare.py",
+        "report/verdict.py",
         "if not abs(self.difference) > NOISE * self.error:",
         "if abs(self.difference) <= NOISE * self.error:",
         (PAIR + "an_unknown_error_claims_nothing",),

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from sdtt.evaluation.frontier import Matched, control_at
 from sdtt.report.cells import Cell
-from sdtt.report.pair_compare import NOISE, Outcome
+from sdtt.report.verdict import Verdict
 
 
 @dataclass(frozen=True)
-class Beside:
+class Beside(Verdict):
     """A student beside something at its own entropy.
 
     Attributes:
@@ -31,25 +31,6 @@ class Beside:
     def error(self) -> float:
         """The standard error of the difference; nan where one is missing."""
         return self.control.difference_se(self.student.point) if self.control else math.nan
-
-    @property
-    def ratio(self) -> float:
-        """Perplexity of the student over that of the control: below 1 the student is better."""
-        return math.exp(self.difference)
-
-    @property
-    def ratio_se(self) -> float:
-        """The standard error of the ratio."""
-        return self.ratio * self.error
-
-    @property
-    def outcome(self) -> Outcome:
-        """What may be said: nothing without a control, nothing within three errors or unknown."""
-        if self.control is None:
-            return "not matched"
-        if not abs(self.difference) > NOISE * self.error:
-            return "within the noise"
-        return "better" if self.difference < 0 else "worse"
 
 
 def teacher_of(cells: Sequence[Cell], named: str | None) -> str | None:

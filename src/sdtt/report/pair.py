@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sdtt.report.files import write_aside
-from sdtt.report.pair_compare import NOISE, Comparison, Control, best, compare
+from sdtt.report.pair_compare import Comparison, Control, best, compare
 from sdtt.report.pair_figure import label_of, plot_pair
 from sdtt.report.pair_records import Cell, Pair, Record, read_pair, read_records
+from sdtt.report.verdict import NOISE
 from sdtt.report.words import digits, in_steps, markdown
 
 __all__ = ["pair_table", "read_records", "summary", "trigrams_table", "write_pair_report"]

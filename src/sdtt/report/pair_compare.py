@@ -3,16 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from sdtt.evaluation.frontier import Matched, StepsNeeded, control_at, steps_needed
 from sdtt.report.pair_records import Cell, Pair
-
-NOISE = 3.0  # standard errors below which nothing is claimed
-
-Outcome = Literal["better", "worse", "within the noise", "not matched"]
+from sdtt.report.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,7 @@ class Control:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Verdict):
     """A student beside its control.
 
     Attributes:
@@ -54,25 +50,6 @@ class Comparison:
     def error(self) -> float:
         """The standard error of the difference; nan where one is missing."""
         return self.control.point.difference_se(self.student.point) if self.control else math.nan
-
-    @property
-    def ratio(self) -> float:
-        """Perplexity of the student over that of the control: below 1 the student is better."""
-        return math.exp(self.difference)
-
-    @property
-    def ratio_se(self) -> float:
-        """The standard error of the ratio."""
-        return self.ratio * self.error
-
-    @property
-    def outcome(self) -> Outcome:
-        """What may be said: nothing without a control, nothing within the noise or of unknown."""
-        if self.control is None:
-            return "not matched"
-        if not abs(self.difference) > NOISE * self.error:
-            return "within the noise"
-        return "better" if self.difference < 0 else "worse"
 
     @property
     def saved(self) -> float | None:

@@ -14,7 +14,6 @@ from sdtt.report.blocks import (
 )
 from sdtt.report.cells import Cell
 from sdtt.report.matched import Beside, at_entropy, beside, curve_of, is_student, students_of
-from sdtt.report.pair_compare import NOISE
 from sdtt.report.rendering import (
     Entry,
     Table,
@@ -26,6 +25,7 @@ from sdtt.report.rendering import (
     word,
 )
 from sdtt.report.suite import Suite, is_plain, notes, ranked, shown
+from sdtt.report.verdict import NOISE
 from sdtt.report.words import digits, in_steps
 
 CONTROL = (

@@ -7,10 +7,10 @@ from sdtt.report.blocks import Block, sampler_words
 from sdtt.report.cells import Cell
 from sdtt.report.matched import Beside, beside, is_student, rank, students_of
 from sdtt.report.measures import measure_blocks
-from sdtt.report.pair_compare import NOISE
 from sdtt.report.quality import perplexity_blocks
 from sdtt.report.rendering import seconds
 from sdtt.report.suite import Suite, is_plain
+from sdtt.report.verdict import NOISE
 from sdtt.report.words import digits, in_steps
 
 SAID = {
