@@ -26,7 +26,7 @@ from sdtt.evaluation.protocol import (
 )
 from sdtt.evaluation.records import Record
 from sdtt.evaluation.runner import Share, missing, run
-from sdtt.evaluation.subjects import Subject, model_subjects
+from sdtt.evaluation.subjects import Subject, model_subjects, sample_subjects
 from sdtt.report.files import write_aside
 from sdtt.sampling.settings import SampleSettings
 
@@ -148,12 +148,13 @@ def evaluate(settings: EvaluateSettings, sampling: Given[SampleSettings]) -> Non
     state = PartialState()
     share = Share(state.process_index, state.num_processes)
     subjects = model_subjects(settings.model)
-    subjects += [Subject(file.stem, str(file), "samples") for file in settings.samples]
     protocol = _protocol(settings, sampling, subjects)
     if protocol.real_text is not None and settings.model:
         length = next((one.length for one in subjects if one.length), None)
         real = Subject("real text", protocol.real_text.text, "text", length=length)
         subjects.append(real)
+    tokenizer = settings.tokenizer or protocol.judge
+    subjects += sample_subjects(settings.samples, tokenizer, subjects)
     context = Context(protocol, subjects, settings.data_root, settings.tokenizer)
     settings.output.mkdir(parents=True, exist_ok=True)
     if share.index == 0:
