@@ -35,3 +35,31 @@ def test_two_files_of_samples_of_one_name_are_refused(evaluate, tmp_path):
     result = evaluate("--samples", ",".join(files))
     assert result.exit_code == 2
     assert "'s' is the name of another file or model already; rename the file" in result.stderr
+
+
+def test_a_metric_that_has_nothing_to_be_measured_of_is_said_not_to_be(evaluate, tmp_path):
+    file = write(tmp_path / "theirs.jsonl", "The old man said.", "Yes, again.")
+    result = evaluate("--samples", file, "--metrics", "diversity,best_of")
+    assert result.exit_code == 0
+    assert "not measured: best_of needs samples of a model" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--samples", "FILE", "--metrics", "best_of"], "best_of needs samples of a model"),
+        (["--samples", "FILE", "--metrics", "latency"], "latency needs a model"),
+        (["--model", "student", "--metrics", "self_bleu"], "self_bleu needs continuations"),
+    ],
+)
+def test_what_measures_nothing_is_refused_with_what_it_lacks(evaluate, tmp_path, words, reason):
+    file = write(tmp_path / "theirs.jsonl", "The old man said.", "Yes, again.")
+    result = evaluate(*(file if word == "FILE" else word for word in words))
+    assert result.exit_code == 2
+    assert f"there is nothing to measure: {reason}" in result.stderr
+
+
+def test_a_flag_that_the_protocol_says_is_refused(evaluate):
+    for flag in ("--steps", "--seed"):
+        result = evaluate("--model", "student", "--protocol", "quick", flag, "4")
+        assert f"{flag} does not go with --protocol" in result.stderr

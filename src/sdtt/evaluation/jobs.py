@@ -72,6 +72,20 @@ def groups_of(protocol: Protocol, subjects: Sequence[Subject]) -> list[Group]:
     return [group for subject in subjects for group in _of_subject(protocol, subject)]
 
 
+def unmeasured(protocol: Protocol, groups: Sequence[Group]) -> dict[str, str]:
+    """The metrics of a protocol that no group measures, each with what it lacks."""
+    measured = {job.metric for group in groups for job in group.jobs}
+    return {name: _needed(name) for name in protocol.metrics if name not in measured}
+
+
+def _needed(name: str) -> str:
+    if name not in OF_SAMPLES:
+        return "a model"
+    if name in UNCONDITIONAL:
+        return "samples of a model: it, and 'draws' or 'autoregressive' in the protocol"
+    return "continuations: a model, and a section 'mauve' with its 'text' in the protocol"
+
+
 def _of_subject(protocol: Protocol, subject: Subject) -> Iterator[Group]:
     for what in _draws(protocol, subject):
         yield Group(subject, what, tuple(_of_draw(protocol, subject, what)))
