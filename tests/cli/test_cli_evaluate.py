@@ -1,11 +1,13 @@
 """`sdtt evaluate`: what is asked for is measured, refused, or said not to be."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from sdtt.cli.evaluate import COMMAND
-from sdtt.evaluation.records import read_folder
+from sdtt.evaluation.records import read_file, read_folder
 
 
 def write(path, *texts):
@@ -63,3 +65,14 @@ def test_a_flag_that_the_protocol_says_is_refused(evaluate):
     for flag in ("--steps", "--seed"):
         result = evaluate("--model", "student", "--protocol", "quick", flag, "4")
         assert f"{flag} does not go with --protocol" in result.stderr
+
+
+@pytest.mark.slow
+def test_processes_on_cpus_deal_the_work_among_them(tmp_path):
+    files = [write(tmp_path / f"{each}.jsonl", "The old man said.", "Yes.") for each in "ab"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    own = ["-m", "sdtt", "evaluate", "--metrics", "diversity", "--output", str(tmp_path / "out")]
+    subprocess.run([*launch, *own, "--samples", ",".join(files)], check=True)
+    found = {path.name: read_file(path) for path in (tmp_path / "out").glob("records*")}
+    models = {name: [record.model for record in records] for name, records in found.items()}
+    assert models == {"records.jsonl": ["a"], "records.1.jsonl": ["b"]}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from transformers.utils import logging
 
@@ -142,7 +143,8 @@ def evaluate(settings: EvaluateSettings, sampling: Given[SampleSettings]) -> Non
     not followed here. Under `accelerate launch -m sdtt evaluate ...` the work is split.
     """
     logging.disable_progress_bar()
-    state = PartialState()
+    # accelerate looks for no other processes without an accelerator, unless it is told of none
+    state = PartialState(cpu=torch.accelerator.current_accelerator() is None)
     share = Share(state.process_index, state.num_processes)
     subjects = model_subjects(settings.model)
     protocol = _protocol(settings, sampling, subjects)
@@ -163,8 +165,9 @@ def evaluate(settings: EvaluateSettings, sampling: Given[SampleSettings]) -> Non
     state.wait_for_everyone()  # no record is written before all know what is missing
     own = groups[share.index :: share.count]
     total = sum(len(group.jobs) for group in own)
-    if not total:
+    if not groups:
         note(f"all of it is measured already: see {settings.output}")
+    if not own:
         return
     now = _Now()
     with progress(total, "evaluate", "measurements", status=now.said) as advance:
