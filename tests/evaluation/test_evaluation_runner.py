@@ -1,6 +1,8 @@
 """Running a protocol: measured once, drawn once, whoever interrupts and however many share it."""
 
 import dataclasses
+import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,7 +21,7 @@ from sdtt.evaluation.protocol import (
 )
 from sdtt.evaluation.records import Sample, read_file, read_folder, read_samples, write_samples
 from sdtt.evaluation.runner import Share, missing, run
-from sdtt.evaluation.subjects import Subject, model_subjects
+from sdtt.evaluation.subjects import Subject, load, model_subjects
 
 GRID = Grid({"sampler": ("dilated",), "steps": (2, 4)}, num_samples=6, length=16)
 
@@ -156,6 +158,33 @@ def test_samples_of_text_alone_are_judged(tmp_path):
     found = {one.metric: one.result for one in read_folder(tmp_path / "out")}
     assert found["perplexity"]["bits_per_character"] > 0
     assert found["diversity"]["shortest"] < found["diversity"]["longest"]
+
+
+def test_the_entropy_beside_a_perplexity_is_of_what_the_judge_reads(tmp_path):
+    samples = [Sample(ids=[5, 6, 7, 8], prompt_tokens=4), Sample(ids=[9, 9, 9, 9], prompt_tokens=2)]
+    write_samples(tmp_path / "mine.jsonl", samples)
+    subject = Subject("mine", str(tmp_path / "mine.jsonl"), "samples")
+    evaluate(protocol(metrics=("perplexity",)), [subject], tmp_path / "out")
+    (found,) = read_folder(tmp_path / "out")
+    assert found.result["entropy"] == pytest.approx(math.log(4) / 2)
+
+
+def test_loading_a_scorer_is_no_part_of_the_seconds_of_the_best_of_n(
+    subjects, tmp_path, monkeypatch
+):
+    clock = [0.0]  # stands still but for a model that is loaded
+
+    def load_slowly(subject):
+        clock[0] += 1000.0
+        return load(subject)
+
+    monkeypatch.setattr("sdtt.evaluation.context.load", load_slowly)
+    still = SimpleNamespace(perf_counter=lambda: clock[0])
+    monkeypatch.setattr("sdtt.evaluation.measurements.time", still)
+    evaluate(protocol(metrics=("best_of",), best_of=BestOf(n=(2,))), subjects[:1], tmp_path)
+    drawn, chosen = read_folder(tmp_path)[:2]
+    (best,) = chosen.result["curve"]
+    assert best["seconds"] == pytest.approx(2 * drawn.result["seconds_per_sample"])
 
 
 def test_two_models_of_one_name_are_refused():
