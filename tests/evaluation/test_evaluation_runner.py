@@ -18,6 +18,7 @@ from sdtt.evaluation.protocol import (
     Protocol,
     Readability,
     RealText,
+    Tasks,
 )
 from sdtt.evaluation.records import Sample, read_file, read_folder, read_samples, write_samples
 from sdtt.evaluation.runner import Share, missing, run
@@ -185,6 +186,33 @@ def test_loading_a_scorer_is_no_part_of_the_seconds_of_the_best_of_n(
     drawn, chosen = read_folder(tmp_path)[:2]
     (best,) = chosen.result["curve"]
     assert best["seconds"] == pytest.approx(2 * drawn.result["seconds_per_sample"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"metrics": ("perplexity", "bound"), "bound": Bound(text=("wikitex-2",))}, "wikitext-2"),
+        (
+            {"metrics": ("perplexity", "readability"), "readability": Readability("none.npy")},
+            "none",
+        ),
+    ],
+)
+def test_a_text_that_there_is_not_is_refused_before_anything_is_drawn(
+    subjects, tmp_path, changes, words
+):
+    with pytest.raises(ValueError, match=f"there is no text .*{words}"):
+        evaluate(protocol(**changes), subjects[:1], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow  # the harness's index of all its tasks
+def test_a_task_that_there_is_not_is_refused_before_anything_is_drawn(subjects, tmp_path):
+    pytest.importorskip("lm_eval")
+    asked = protocol(metrics=("perplexity", "tasks"), tasks=Tasks(names=("arc_eazy",)))
+    with pytest.raises(ValueError, match=r"no task 'arc_eazy'; near it: .*arc_easy"):
+        evaluate(asked, subjects[:1], tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_models_of_one_name_are_refused():
