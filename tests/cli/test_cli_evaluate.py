@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from sdtt.cli.evaluate import COMMAND
-from sdtt.evaluation.records import read_file, read_folder
+from sdtt.evaluation.records import read_file, read_folder, read_samples
 
 
 def write(path, *texts):
@@ -65,6 +65,17 @@ def test_a_flag_that_the_protocol_says_is_refused(evaluate):
     for flag in ("--steps", "--seed"):
         result = evaluate("--model", "student", "--protocol", "quick", flag, "4")
         assert f"{flag} does not go with --protocol" in result.stderr
+
+
+def test_a_change_of_the_law_is_that_of_causal_models_too(evaluate, tmp_path):
+    words = ["--steps", "2", "--num-samples", "2", "--length", "4", "--metrics", "diversity"]
+    result = evaluate("--model", "student,judge", *words, "--top-k", "1")
+    assert result.exit_code == 0, result.stderr
+    drawn = [one for one in read_folder(tmp_path / "out") if one.metric == "samples"]
+    assert {one.kind: one.draw["top_k"] for one in drawn} == {"diffusion": 1, "autoregressive": 1}
+    causal = next(one for one in drawn if one.kind == "autoregressive")
+    first, second = read_samples(tmp_path / "out" / causal.result["file"])
+    assert first.ids == second.ids
 
 
 @pytest.mark.slow

@@ -232,6 +232,8 @@ def _of_flags(
         temperature=(how.temperature,),
         top_p=(how.top_p,),
         seed=(how.seed,),
+        top_k=how.top_k,
+        repetition_penalty=how.repetition_penalty,
         num_samples=settings.num_samples,
         length=settings.length,
     )

@@ -81,6 +81,8 @@ class Autoregressive:
     temperature: tuple[float, ...] = (1.0,)
     top_p: tuple[float, ...] = (1.0,)
     seed: tuple[int, ...] = (0,)
+    top_k: int | None = None
+    repetition_penalty: float = 1.0
     num_samples: int = 256
     length: int | None = None
     batch_size: int = 64
@@ -90,9 +92,12 @@ class Autoregressive:
         _positive(self, "num_samples", "length", "batch_size")
 
     def settings(self) -> Iterator[dict[str, Any]]:
-        """Each combination."""
+        """Each combination; what changes nothing is left out."""
+        own: dict[str, Any] = {} if self.top_k is None else {"top_k": self.top_k}
+        if self.repetition_penalty != 1:
+            own["repetition_penalty"] = self.repetition_penalty
         for temperature, top_p, seed in itertools.product(self.temperature, self.top_p, self.seed):
-            yield {"temperature": temperature, "top_p": top_p, "seed": seed}
+            yield {"temperature": temperature, "top_p": top_p, "seed": seed, **own}
 
 
 @dataclass(frozen=True)
