@@ -168,8 +168,9 @@ def _prompted(protocol: Protocol, mauve: MauveSettings, subject: Subject) -> Ite
 
 def _lengths(protocol: Protocol, real: Subject) -> list[int]:
     """Of real text: those of the samples beside it."""
-    asked = [each.length for each in (*protocol.draws, *protocol.autoregressive)] or [None]
-    return list(dict.fromkeys(length or _length(real) for length in asked))
+    asked = [each.length for each in protocol.draws]
+    asked += [each.length for each in protocol.autoregressive]
+    return list(dict.fromkeys(length or _length(real) for length in asked or [None]))
 
 
 def _length(subject: Subject) -> int:
