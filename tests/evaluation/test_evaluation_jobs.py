@@ -127,6 +127,28 @@ def test_a_protocol_is_read_back_as_it_was_written(tmp_path):
     assert load_protocol(tmp_path / "mine.yaml") == asked
 
 
+def test_real_text_is_as_long_as_the_samples_beside_it():
+    short = dataclasses.replace(protocol().draws[0], length=8)
+    asked = protocol(
+        draws=(short,), autoregressive=(Autoregressive(length=8),), real_text=RealText("book", 8)
+    )
+    found = groups_of(asked, [TEACHER, CAUSAL, TEXT])
+    assert {each.draw.length for each in found} == {8}
+
+
+@pytest.mark.parametrize("subject", [STUDENT, CAUSAL])
+def test_texts_longer_than_a_model_are_refused_before_anything_is_drawn(subject):
+    mauve = MauveSettings("book", prompts=2, prompt_tokens=12, new_tokens=5)
+    asked = protocol(metrics=("mauve",), mauve=mauve, autoregressive=(Autoregressive(),))
+    with pytest.raises(ValueError, match=r"texts of 17 tokens .* at most 16; .* new_tokens"):
+        groups_of(asked, [subject])
+
+
+def test_a_model_that_says_no_length_has_no_bound():
+    with pytest.raises(ValueError, match=r"ar does not say how long its texts are"):
+        groups_of(protocol(metrics=("bound",)), [dataclasses.replace(CAUSAL, length=None)])
+
+
 @pytest.mark.parametrize("name", ["quick", "paper", "full"])
 def test_the_protocols_that_come_along_can_be_read_by_name(name):
     assert load_protocol(name).name == name
@@ -142,6 +164,10 @@ def test_the_protocols_that_come_along_can_be_read_by_name(name):
         ("draws: [{sampler: dilated, stepps: 4}]", "draws has no 'stepps'; nearest: steps"),
         ("draws: [{sampler: dilated, steps: [4, 0]}]", "steps must be at least 1, got 0"),
         ("draws: [{num_samples: 0}]", "num_samples must be at least 1, got 0"),
+        ("real_text: {text: x, num_samples: 0}", "num_samples must be at least 1, got 0"),
+        ("best_of: {n: [1, 0]}", "n must be at least 1, got 0"),
+        ("mauve: {text: x, continuations: 0}", "continuations must be at least 1, got 0"),
+        ("bound: {blocks: 0}", "blocks must be at least 1, got 0"),
         ("metrics: [mauve]", "the metric mauve needs a section 'mauve' with its 'text'"),
         ("- a list", "a protocol is a mapping"),
         ("a: [", "not valid YAML"),

@@ -75,6 +75,10 @@ def test_a_number_that_is_infinite_is_named_and_not_written():
 
 def test_what_is_not_defined_becomes_none():
     assert defined({"a": float("nan"), "b": 1.0, "c": "x"}) == {"a": None, "b": 1.0, "c": "x"}
+    assert defined({"curve": [{"n": 4, "nll_se": float("nan")}], "by_seed": (float("nan"),)}) == {
+        "curve": [{"n": 4, "nll_se": None}],
+        "by_seed": [None],
+    }
 
 
 def test_samples_are_read_back_as_they_were_written(tmp_path):

@@ -1,6 +1,8 @@
 """Running a protocol: measured once, drawn once, whoever interrupts and however many share it."""
 
 import dataclasses
+import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,10 +18,11 @@ from sdtt.evaluation.protocol import (
     Protocol,
     Readability,
     RealText,
+    Tasks,
 )
 from sdtt.evaluation.records import Sample, read_file, read_folder, read_samples, write_samples
 from sdtt.evaluation.runner import Share, missing, run
-from sdtt.evaluation.subjects import Subject, model_subjects
+from sdtt.evaluation.subjects import Subject, load, model_subjects
 
 GRID = Grid({"sampler": ("dilated",), "steps": (2, 4)}, num_samples=6, length=16)
 
@@ -156,6 +159,60 @@ def test_samples_of_text_alone_are_judged(tmp_path):
     found = {one.metric: one.result for one in read_folder(tmp_path / "out")}
     assert found["perplexity"]["bits_per_character"] > 0
     assert found["diversity"]["shortest"] < found["diversity"]["longest"]
+
+
+def test_the_entropy_beside_a_perplexity_is_of_what_the_judge_reads(tmp_path):
+    samples = [Sample(ids=[5, 6, 7, 8], prompt_tokens=4), Sample(ids=[9, 9, 9, 9], prompt_tokens=2)]
+    write_samples(tmp_path / "mine.jsonl", samples)
+    subject = Subject("mine", str(tmp_path / "mine.jsonl"), "samples")
+    evaluate(protocol(metrics=("perplexity",)), [subject], tmp_path / "out")
+    (found,) = read_folder(tmp_path / "out")
+    assert found.result["entropy"] == pytest.approx(math.log(4) / 2)
+
+
+def test_loading_a_scorer_is_no_part_of_the_seconds_of_the_best_of_n(
+    subjects, tmp_path, monkeypatch
+):
+    clock = [0.0]  # stands still but for a model that is loaded
+
+    def load_slowly(subject):
+        clock[0] += 1000.0
+        return load(subject)
+
+    monkeypatch.setattr("sdtt.evaluation.context.load", load_slowly)
+    still = SimpleNamespace(perf_counter=lambda: clock[0])
+    monkeypatch.setattr("sdtt.evaluation.measurements.time", still)
+    evaluate(protocol(metrics=("best_of",), best_of=BestOf(n=(2,))), subjects[:1], tmp_path)
+    drawn, chosen = read_folder(tmp_path)[:2]
+    (best,) = chosen.result["curve"]
+    assert best["seconds"] == pytest.approx(2 * drawn.result["seconds_per_sample"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"metrics": ("perplexity", "bound"), "bound": Bound(text=("wikitex-2",))}, "wikitext-2"),
+        (
+            {"metrics": ("perplexity", "readability"), "readability": Readability("none.npy")},
+            "none",
+        ),
+    ],
+)
+def test_a_text_that_there_is_not_is_refused_before_anything_is_drawn(
+    subjects, tmp_path, changes, words
+):
+    with pytest.raises(ValueError, match=f"there is no text .*{words}"):
+        evaluate(protocol(**changes), subjects[:1], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow  # the harness's index of all its tasks
+def test_a_task_that_there_is_not_is_refused_before_anything_is_drawn(subjects, tmp_path):
+    pytest.importorskip("lm_eval")
+    asked = protocol(metrics=("perplexity", "tasks"), tasks=Tasks(names=("arc_eazy",)))
+    with pytest.raises(ValueError, match=r"no task 'arc_eazy'; near it: .*arc_easy"):
+        evaluate(asked, subjects[:1], tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_models_of_one_name_are_refused():

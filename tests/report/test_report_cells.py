@@ -32,6 +32,14 @@ def test_a_covariance_of_means_shrinks_with_the_number_of_seeds():
     assert mean["covariance"] == pytest.approx(0.6 / 4)
 
 
+def test_the_error_of_one_text_does_not_fall_with_the_seeds_of_its_masks():
+    result = {"nll": 2.0, "nll_se": 0.3, "noise_se": 0.2, "perplexity": 7.4, "examples": 9}
+    mean = averaged([result, result], one_text=True)
+    assert (mean["nll_se"], mean["examples"]) == (0.3, 9)
+    assert mean["noise_se"] == pytest.approx(0.2 / math.sqrt(2))
+    assert mean["perplexity_se"] == pytest.approx(0.3 * math.exp(2))
+
+
 def test_a_value_that_one_seed_lacks_is_missing():
     assert averaged([{"x": 1.0, "x_se": None}, {"x": 2.0, "x_se": 0.1}])["x_se"] is None
 

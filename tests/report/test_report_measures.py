@@ -1,5 +1,7 @@
 """The tables of the other metrics hold the numbers of the records."""
 
+import pytest
+
 from sdtt.report.best_of import best_of_tables
 from sdtt.report.cells import read_cells
 from sdtt.report.measures import measure_tables
@@ -83,3 +85,14 @@ def test_best_of_n_has_a_row_for_each_n(made):
     table = tables(made.whole())["Best of n"]
     assert column(table, "n")[:3] == ["1", "2", "4"]
     assert column(table, "its NLL, nats a token")[:2] == ["3.900 ± 0.010", "3.800 ± 0.010"]
+
+
+@pytest.mark.parametrize(
+    ("chosen_by_judge", "words"),
+    [(True, "the same scorer judges it"), (False, "the judge, which had no part in the choice")],
+)
+def test_best_of_n_says_whether_the_judge_had_a_part_in_the_choice(made, chosen_by_judge, words):
+    curve = {"curve": [{"n": 1, "seconds": 0.1, "nll": 4.0, "nll_se": 0.1, "entropy": 4.0}]}
+    settings = {"scorer": "j", "chosen_by_judge": chosen_by_judge}
+    one = made.record("best_of", "teacher", curve, made.draw_of(), settings=settings)
+    assert words in tables([one])["Best of n"].notes[0]

@@ -1,18 +1,19 @@
 """`sdtt evaluate`: every metric of a protocol, on one or many models, going on where it stopped."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from transformers.utils import logging
 
 from sdtt.cli.console import note, progress
 from sdtt.cli.options import Given, command
 from sdtt.evaluation.context import Context
-from sdtt.evaluation.jobs import groups_of
+from sdtt.evaluation.jobs import Group, groups_of, unmeasured
 from sdtt.evaluation.protocol import (
     METRICS,
     Autoregressive,
@@ -26,7 +27,7 @@ from sdtt.evaluation.protocol import (
 )
 from sdtt.evaluation.records import Record
 from sdtt.evaluation.runner import Share, missing, run
-from sdtt.evaluation.subjects import Subject, model_subjects
+from sdtt.evaluation.subjects import Subject, model_subjects, sample_subjects
 from sdtt.report.files import write_aside
 from sdtt.sampling.settings import SampleSettings
 
@@ -106,10 +107,7 @@ class EvaluateSettings:
         names = ("steps", "control_temperatures", "num_samples", "length", "real_text")
         given = [name for name in names if getattr(self, name) != plain[name]]
         if self.protocol is not None and given:
-            flag = "--" + given[0].replace("_", "-")
-            raise ValueError(
-                f"{flag} does not go with --protocol, which says how samples are drawn"
-            )
+            raise _contradicts(given[0])
 
 
 @dataclass
@@ -130,9 +128,9 @@ class _Now:
         return f"{self.words}: {self.done:,} {unit}" if self.done else self.words
 
 
-def _contradicts(name: str) -> str:
+def _contradicts(name: str) -> ValueError:
     flag = "--" + name.replace("_", "-")
-    return f"{flag} does not go with --protocol, which says how samples are drawn"
+    return ValueError(f"{flag} does not go with --protocol, which says how samples are drawn")
 
 
 def evaluate(settings: EvaluateSettings, sampling: Given[SampleSettings]) -> None:
@@ -145,25 +143,31 @@ def evaluate(settings: EvaluateSettings, sampling: Given[SampleSettings]) -> Non
     not followed here. Under `accelerate launch -m sdtt evaluate ...` the work is split.
     """
     logging.disable_progress_bar()
-    state = PartialState()
+    # accelerate looks for no other processes without an accelerator, unless it is told of none
+    state = PartialState(cpu=torch.accelerator.current_accelerator() is None)
     share = Share(state.process_index, state.num_processes)
     subjects = model_subjects(settings.model)
-    subjects += [Subject(file.stem, str(file), "samples") for file in settings.samples]
     protocol = _protocol(settings, sampling, subjects)
     if protocol.real_text is not None and settings.model:
         length = next((one.length for one in subjects if one.length), None)
         real = Subject("real text", protocol.real_text.text, "text", length=length)
         subjects.append(real)
+    tokenizer = settings.tokenizer or protocol.judge
+    subjects += sample_subjects(settings.samples, tokenizer, subjects)
     context = Context(protocol, subjects, settings.data_root, settings.tokenizer)
+    asked = groups_of(protocol, subjects)
+    _say_unmeasured(protocol, asked)
     settings.output.mkdir(parents=True, exist_ok=True)
     if share.index == 0:
         text = written(protocol)
         write_aside(settings.output / "protocol.yaml", lambda path: path.write_text(text, "utf-8"))
-    groups = missing(groups_of(protocol, subjects), settings.output)
+    groups = missing(asked, settings.output)
+    state.wait_for_everyone()  # no record is written before all know what is missing
     own = groups[share.index :: share.count]
     total = sum(len(group.jobs) for group in own)
-    if not total:
+    if not groups:
         note(f"all of it is measured already: see {settings.output}")
+    if not own:
         return
     now = _Now()
     with progress(total, "evaluate", "measurements", status=now.said) as advance:
@@ -178,16 +182,23 @@ def evaluate(settings: EvaluateSettings, sampling: Given[SampleSettings]) -> Non
     note(f"tables and figures: sdtt report {settings.output}")
 
 
+def _say_unmeasured(protocol: Protocol, asked: Sequence[Group]) -> None:
+    """Notes which metrics have nothing to be measured of, and why; refuses if that is so of all."""
+    left = unmeasured(protocol, asked)
+    words = "; ".join(f"{metric} needs {needed}" for metric, needed in left.items())
+    if len(left) == len(set(protocol.metrics)):
+        raise ValueError(f"there is nothing to measure: {words or 'the protocol has no metric'}")
+    if left:
+        note(f"not measured: {words}")
+
+
 def _protocol(
     settings: EvaluateSettings, sampling: Given[SampleSettings], subjects: list[Subject]
 ) -> Protocol:
     """The protocol of the file or of the flags, with what the flags change."""
     if settings.protocol is not None:
         if sampling.values:
-            flag = "--" + next(iter(sampling.values)).replace("_", "-")
-            raise ValueError(
-                f"{flag} does not go with --protocol, which says how samples are drawn"
-            )
+            raise _contradicts(next(iter(sampling.values)))
         protocol = load_protocol(settings.protocol)
     else:
         protocol = _of_flags(settings, sampling, subjects)
@@ -221,6 +232,8 @@ def _of_flags(
         temperature=(how.temperature,),
         top_p=(how.top_p,),
         seed=(how.seed,),
+        top_k=how.top_k,
+        repetition_penalty=how.repetition_penalty,
         num_samples=settings.num_samples,
         length=settings.length,
     )

@@ -123,6 +123,17 @@ def evaluate_tasks(
     return [_result(task, found, lm) for task in found["results"]]
 
 
+def check_tasks(tasks: Sequence[str]) -> None:
+    """Refuses tasks that the harness does not have.
+
+    Raises:
+        ValueError: If the harness is not installed, or has no such task; it names the nearest.
+    """
+    harness_class()
+    with _quiet():
+        known_tasks(tasks, _manager(None, True).all_tasks)
+
+
 def known_tasks(tasks: Sequence[str], known: Sequence[str]) -> list[str]:
     """The names that some names and patterns mean, each once.
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from sdtt.evaluation.drawing import Draw
@@ -72,6 +73,20 @@ def groups_of(protocol: Protocol, subjects: Sequence[Subject]) -> list[Group]:
     return [group for subject in subjects for group in _of_subject(protocol, subject)]
 
 
+def unmeasured(protocol: Protocol, groups: Sequence[Group]) -> dict[str, str]:
+    """The metrics of a protocol that no group measures, each with what it lacks."""
+    measured = {job.metric for group in groups for job in group.jobs}
+    return {name: _needed(name) for name in protocol.metrics if name not in measured}
+
+
+def _needed(name: str) -> str:
+    if name not in OF_SAMPLES:
+        return "a model"
+    if name in UNCONDITIONAL:
+        return "samples of a model: it, and 'draws' or 'autoregressive' in the protocol"
+    return "continuations: a model, and a section 'mauve' with its 'text' in the protocol"
+
+
 def _of_subject(protocol: Protocol, subject: Subject) -> Iterator[Group]:
     for what in _draws(protocol, subject):
         yield Group(subject, what, tuple(_of_draw(protocol, subject, what)))
@@ -85,10 +100,21 @@ def _of_subject(protocol: Protocol, subject: Subject) -> Iterator[Group]:
 
 
 def _draws(protocol: Protocol, subject: Subject) -> Iterator[Draw]:
-    """The draws of one subject, each once."""
+    """The draws of one subject, each once.
+
+    Raises:
+        ValueError: If one is longer than the model.
+    """
     found = list(_unconditional(protocol, subject))
     if protocol.mauve is not None and {"mauve", "self_bleu"} & set(protocol.metrics):
         found += list(_prompted(protocol, protocol.mauve, subject))
+    for what in found:
+        if subject.kind != "text" and subject.length is not None and what.length > subject.length:
+            raise ValueError(
+                f"texts of {what.length} tokens are asked for, {subject.label} writes at most "
+                f"{subject.length}; give a smaller length"
+                + (", or fewer prompt_tokens and new_tokens" if what.prompted else "")
+            )
     yield from {digest(what.record()): what for what in found}.values()
 
 
@@ -106,9 +132,9 @@ def _unconditional(protocol: Protocol, subject: Subject) -> Iterator[Draw]:
             for one in each.settings():
                 yield Draw({**one, "batch_size": each.batch_size}, each.num_samples, length)
     elif subject.kind == "text" and protocol.real_text is not None:
-        for seed in protocol.real_text.seed:
+        for length, seed in product(_lengths(protocol, subject), protocol.real_text.seed):
             how = {"sampler": "text", "seed": seed}
-            yield Draw(how, protocol.real_text.num_samples, _length(subject))
+            yield Draw(how, protocol.real_text.num_samples, length)
 
 
 def _of_grid(grid: Grid, subject: Subject, cooler: Sequence[float]) -> Iterator[Any]:
@@ -140,9 +166,19 @@ def _prompted(protocol: Protocol, mauve: MauveSettings, subject: Subject) -> Ite
                 yield Draw({**one, "batch_size": each.batch_size}, count, length, shared)
 
 
+def _lengths(protocol: Protocol, real: Subject) -> list[int]:
+    """Of real text: those of the samples beside it."""
+    asked = [each.length for each in protocol.draws]
+    asked += [each.length for each in protocol.autoregressive]
+    return list(dict.fromkeys(length or _length(real) for length in asked or [None]))
+
+
 def _length(subject: Subject) -> int:
     if subject.length is None:
-        raise ValueError(f"{subject.label} does not say how long its texts are: give a length")
+        raise ValueError(
+            f"{subject.label} does not say how long its texts are (no max_position_embeddings): "
+            "give a length in the protocol; the metric bound cannot do without"
+        )
     return subject.length
 
 
@@ -190,6 +226,7 @@ def _of_model(protocol: Protocol, subject: Subject) -> Iterator[Job]:
             for form in protocol.lambada.form:
                 yield Job(name, {**_without(own, "batch_size"), "form": form})
         elif name == "bound":
+            _length(subject)
             own = _without(dataclasses.asdict(protocol.bound), "batch_size")
             for text in protocol.bound.text:
                 yield Job(name, {**own, "text": text})

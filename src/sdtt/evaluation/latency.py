@@ -131,9 +131,11 @@ def latency(
         networks = {form: _in_form(model, form) for form in forms}
         ladder = steps or [how.record().get("steps")]
     else:
-        write, longest = _autoregression, model.config.max_position_embeddings
+        write, longest = _autoregression, getattr(model.config, "max_position_embeddings", None)
         networks = dict.fromkeys(forms, model)
     tokens = longest if length is None else length
+    if tokens is None:
+        raise ValueError(f"{type(model).__name__} does not say how long its texts are: give length")
     cells = [_Cell(*each, tokens) for each in product(batch_sizes, forms, ladder)]
     batches = {cell: _Batch(write(networks[cell.form], cell, how)) for cell in cells}
     done, total = count(1), len(cells) * (1 + runs)

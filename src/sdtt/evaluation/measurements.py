@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from sdtt.evaluation.best_of import best_of
@@ -96,8 +96,8 @@ def _judged(
 
 
 def _entropies(context: Context, group: Group, samples: Sequence[Sample]) -> list[float]:
-    """Of what the judge reads: cut where it ends with its first EOS."""
-    found = _ids(context, group.subject, samples)
+    """Of what the judge reads: prompts too, and cut where it ends with its first EOS."""
+    found = _ids(context, group.subject, [replace(one, prompt_tokens=0) for one in samples])
     eos = context.tokenizer_of(group.subject).eos_token_id
     if context.protocol.perplexity.eos == "cut" and eos is not None:
         found = [cut_behind_eos(ids, eos) for ids in found]
@@ -162,6 +162,7 @@ def _mauve(context: Context, group: Group, _: Job, samples: Sequence[Sample]) ->
 
 def _best_of(context: Context, group: Group, _: Job, samples: Sequence[Sample]) -> Measured:
     asked = context.protocol.best_of
+    context.judge(asked.scorer)  # is loaded once, and not counted
     start = time.perf_counter()
     scores = _judged(context, group, samples, asked.scorer).nll_by_text
     scoring = (time.perf_counter() - start) / len(samples)
@@ -204,7 +205,8 @@ def _lambada(context: Context, group: Group, job: Job) -> list[Measured]:
 def _bound(context: Context, group: Group, job: Job) -> list[Measured]:
     asked, loaded = context.protocol.bound, context.loaded(group.subject)
     source = text_source(job.settings["text"], context.data_root)
-    length = group.subject.length or loaded.model.config.max_position_embeddings
+    length = group.subject.length
+    assert length is not None, "checked where jobs are made"
     found = text_bound(
         loaded.model,
         source_blocks(source, loaded.tokenizer, length),

@@ -63,7 +63,7 @@ class Grid:
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
         _check_names(self.axes, [each.name for each in dataclasses.fields(SampleSettings)], "draws")
-        _at_least(1, num_samples=self.num_samples, length=self.length)
+        _positive(self, "num_samples", "length")
         if self.of not in get_args(Who):
             raise ValueError(f"draws: of is one of {', '.join(get_args(Who))}, got {self.of!r}")
         list(self.settings())
@@ -81,18 +81,23 @@ class Autoregressive:
     temperature: tuple[float, ...] = (1.0,)
     top_p: tuple[float, ...] = (1.0,)
     seed: tuple[int, ...] = (0,)
+    top_k: int | None = None
+    repetition_penalty: float = 1.0
     num_samples: int = 256
     length: int | None = None
     batch_size: int = 64
 
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
-        _at_least(1, num_samples=self.num_samples, length=self.length, batch_size=self.batch_size)
+        _positive(self, "num_samples", "length", "batch_size")
 
     def settings(self) -> Iterator[dict[str, Any]]:
-        """Each combination."""
+        """Each combination; what changes nothing is left out."""
+        own: dict[str, Any] = {} if self.top_k is None else {"top_k": self.top_k}
+        if self.repetition_penalty != 1:
+            own["repetition_penalty"] = self.repetition_penalty
         for temperature, top_p, seed in itertools.product(self.temperature, self.top_p, self.seed):
-            yield {"temperature": temperature, "top_p": top_p, "seed": seed}
+            yield {"temperature": temperature, "top_p": top_p, "seed": seed, **own}
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,10 @@ class RealText:
     num_samples: int = 256
     seed: tuple[int, ...] = (0,)
 
+    def __post_init__(self) -> None:
+        """Refuses what cannot be."""
+        _positive(self, "num_samples")
+
 
 @dataclass(frozen=True)
 class Perplexity:
@@ -119,12 +128,20 @@ class Perplexity:
     stride: int | None = None
     eos: Literal["scored", "cut"] = "scored"
 
+    def __post_init__(self) -> None:
+        """Refuses what cannot be."""
+        _positive(self, "batch_size", "window", "stride")
+
 
 @dataclass(frozen=True)
 class SelfBleu:
     """Self-BLEU: each continuation against the others of its group."""
 
     references: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be."""
+        _positive(self, "references")
 
 
 @dataclass(frozen=True)
@@ -165,6 +182,12 @@ class MauveSettings:
     batch_size: int = 64
     draws: tuple[Grid, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuses what cannot be."""
+        _positive(
+            self, "prompts", "prompt_tokens", "new_tokens", "continuations", "seeds", "batch_size"
+        )
+
 
 @dataclass(frozen=True)
 class Lambada:
@@ -177,6 +200,10 @@ class Lambada:
     batch_size: int = 64
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuses what cannot be."""
+        _positive(self, "limit", "noise_samples", "batch_size")
+
 
 @dataclass(frozen=True)
 class Bound:
@@ -187,6 +214,10 @@ class Bound:
     noise_samples: int = 1
     batch_size: int = 64
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be."""
+        _positive(self, "blocks", "noise_samples", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -200,6 +231,10 @@ class Tasks:
     batch_size: int = 64
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuses what cannot be."""
+        _positive(self, "limit", "noise_samples", "batch_size")
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -211,6 +246,10 @@ class Latency:
     length: int | None = None
     runs: int = 3
     form: tuple[Literal["eager", "compiled"], ...] = ("eager",)
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be."""
+        _positive(self, "steps", "batch_size", "length", "runs")
 
 
 @dataclass(frozen=True)
@@ -224,6 +263,10 @@ class BestOf:
 
     scorer: str | None = None
     n: tuple[int, ...] = (1, 2, 4, 8, 16)
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be."""
+        _positive(self, "n")
 
 
 @dataclass(frozen=True)
@@ -365,7 +408,10 @@ def _check_names(given: Iterable[str], known: Sequence[str], where: str) -> None
             raise ValueError(f"{where} has no {name!r}; nearest: {', '.join(near)}")
 
 
-def _at_least(least: int, **numbers: int | None) -> None:
-    for name, value in numbers.items():
-        if value is not None and value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+def _positive(settings: Any, *names: str) -> None:
+    """Refuses a field, or one of its values, that is below 1; None is none."""
+    for name in names:
+        value = getattr(settings, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and (type(number) is not int or number < 1):
+                raise ValueError(f"{name} must be at least 1, got {number!r}")

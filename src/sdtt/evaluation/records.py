@@ -73,11 +73,19 @@ class Record:
 
 
 def defined(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The result with None where a number is not defined, such as the error of one sample."""
-    return {
-        name: None if isinstance(value, float) and math.isnan(value) else value
-        for name, value in result.items()
-    }
+    """The result with None where a number is not defined, such as the error of one sample.
+
+    Also within lists and mappings: JSON has no nan.
+    """
+    return {name: _defined(value) for name, value in result.items()}
+
+
+def _defined(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return defined(value)
+    if isinstance(value, list | tuple):
+        return [_defined(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def append(path: Path, *records: Record) -> None:

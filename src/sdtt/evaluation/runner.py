@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import transformers
 
+from sdtt.evaluation.checks import check_names
 from sdtt.evaluation.context import Context, Measured
 from sdtt.evaluation.drawing import Drawn, draw
 from sdtt.evaluation.jobs import Group, Job
@@ -89,6 +90,7 @@ def run(
     Raises:
         ValueError: If something cannot be measured; what is measured stays.
     """
+    check_names(groups, context.data_root)
     context.seconds |= _known_seconds(folder)
     for group in groups[share.index :: share.count]:
         samples: list[Sample] | None = None

@@ -81,6 +81,31 @@ def model_subjects(sources: Sequence[str]) -> list[Subject]:
     return found
 
 
+def sample_subjects(
+    files: Sequence[Path], tokenizer: str, others: Sequence[Subject] = ()
+) -> list[Subject]:
+    """Subjects of files of samples, each called by its file's name without the ending.
+
+    Args:
+        files: JSON lines, as ``records.read_samples`` reads them.
+        tokenizer: Of their ids; part of their fingerprints, as the files are.
+        others: Whose labels are taken.
+
+    Raises:
+        ValueError: If two have one label.
+    """
+    found: list[Subject] = []
+    for file in files:
+        if any(file.stem == other.label for other in (*others, *found)):
+            raise ValueError(
+                f"--samples {file}: {file.stem!r} is the name of another file or model already; "
+                "rename the file"
+            )
+        content = hashlib.sha256(file.read_bytes() + tokenizer.encode())
+        found.append(Subject(file.stem, str(file), "samples", fingerprint=content.hexdigest()[:16]))
+    return found
+
+
 def _label(source: str) -> str:
     """The last name of a source; of a run's student those of the run and the steps."""
     path = Path(source)

@@ -18,6 +18,16 @@ from sdtt.report.quality import machine_of
 from sdtt.report.rendering import Entry, Table, number, seconds, whole, without_empty, word
 from sdtt.report.suite import Suite, notes, ranked
 
+OWN_SCORER = (
+    "The best of n texts under the scorer, whose choice is no quality by itself: the same scorer"
+    " judges it, and the entropy says what it costs."
+)
+
+OTHER_SCORER = (
+    "The best of n texts under the scorer; its NLL is that of the judge, which had no part in the"
+    " choice, and the entropy says what it costs."
+)
+
 
 def best_of_blocks(suite: Suite) -> list[Block]:
     """Curves of one scorer, texts of one kind, times of one machine."""
@@ -37,8 +47,7 @@ def best_of_tables(suite: Suite) -> Iterator[Table]:
         head = [*("model", "sampler", "drawn at", "steps", "n", "seconds a chosen text")]
         head += ["its NLL, nats a token", "its entropy"]
         said = [
-            "The best of n texts under the scorer, whose choice is no quality by itself: the same"
-            " scorer judges it, and the entropy says what it costs.",
+            OTHER_SCORER if block.context.get("chosen_by_judge") is False else OWN_SCORER,
             *notes(block.cells, without_machine(block.context)),
         ]
         title = titled("Best of n", block)

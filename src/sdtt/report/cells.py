@@ -19,6 +19,9 @@ LOGARITHMS = "nll", "nats_per_token"
 
 COUNTS = frozenset({"samples", "examples"})
 
+ONE_TEXT = frozenset({"lambada", "bound", "tasks"})
+"""Metrics of given texts, the same ones under every seed."""
+
 TIMED = frozenset({"latency", "best_of"})
 """Metrics that are another measurement on another machine."""
 
@@ -125,8 +128,9 @@ def read_cells(records: Iterable[Record]) -> list[Cell]:
     """Cells from records, in the order of the first record of each.
 
     The mean over n seeds of a value has the error sqrt(sum se^2) / n, and a covariance is summed
-    and divided by n^2. ln perplexity is averaged, and the perplexity made of it. One seed measured
-    twice, with more samples, counts once, with the most.
+    and divided by n^2; where all are of one text (see ``ONE_TEXT``) the error is the mean error.
+    ln perplexity is averaged, and the perplexity made of it. One seed measured twice, with more
+    samples, counts once, with the most.
     """
     groups: dict[str, dict[Any, Record]] = {}
     for record in records:
@@ -173,18 +177,29 @@ def _size(record: Record) -> int:
 
 def _cell(group: Sequence[Record]) -> Cell:
     first = group[0]
-    return Cell(first, _law(first.draw), averaged([record.result for record in group]), group)
+    results = [record.result for record in group]
+    mean = averaged(results, one_text=first.metric in ONE_TEXT)
+    return Cell(first, _law(first.draw), mean, group)
 
 
-def averaged(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def averaged(results: Sequence[Mapping[str, Any]], *, one_text: bool = False) -> dict[str, Any]:
     """The mean of results, by name; None where one is not defined.
 
     Args:
         results: Of one metric and setting, one a seed.
+        one_text: Whether all are of the same texts, and a seed is that of masks only: their errors
+            do not fall by averaging, but for that of the masks, and a count stays.
     """
     if len(results) == 1:
         return dict(results[0])
     mean = {name: _averaged(name, [r.get(name) for r in results]) for name in results[0]}
+    if one_text:
+        for name, value in mean.items():
+            known = [result[name] for result in results if name in result]
+            if value is not None and name.endswith("_se") and name != "noise_se":
+                mean[name] = math.fsum(known) / len(known)
+            elif name in COUNTS:
+                mean[name] = known[0]
     for name in LOGARITHMS:
         if mean.get(name) is not None and "perplexity" in mean:
             mean["perplexity"] = math.exp(mean[name])

@@ -1,0 +1,34 @@
+"""What names something that there is not is refused before anything is drawn."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sdtt.evaluation.harness import check_tasks
+from sdtt.evaluation.jobs import Group
+from sdtt.evaluation.texts import text_source
+
+
+def check_names(groups: Sequence[Group], data_root: Path | None = None) -> None:
+    """Refuses texts and tasks that are not known, of whatever is to be measured.
+
+    Args:
+        groups: What is to be measured.
+        data_root: Folder with copies of the named texts.
+
+    Raises:
+        ValueError: If there is no such text or task; it names the nearest.
+    """
+    for name in dict.fromkeys(name for group in groups for name in _texts(group)):
+        text_source(name, data_root)
+    jobs = [job for group in groups for job in group.jobs]
+    tasks = dict.fromkeys(job.settings["task"] for job in jobs if job.metric == "tasks")
+    if tasks:
+        check_tasks(list(tasks))
+
+
+def _texts(group: Group) -> list[str]:
+    found = [group.subject.source] if group.subject.kind == "text" else []
+    if group.draw is not None and group.draw.prompted is not None:
+        found.append(group.draw.prompted["prompts"])
+    found += [job.settings["text"] for job in group.jobs if job.metric == "bound"]
+    return found + [job.settings["reference"] for job in group.jobs if job.metric == "readability"]

@@ -1,0 +1,89 @@
+"""`sdtt evaluate`: what is asked for is measured, refused, or said not to be."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from sdtt.cli.evaluate import COMMAND
+from sdtt.evaluation.records import read_file, read_folder, read_samples
+
+
+def write(path, *texts):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return str(path)
+
+
+@pytest.fixture
+def evaluate(invoke, tmp_path):
+    return lambda *words: invoke(COMMAND, "fake", "--output", str(tmp_path / "out"), *words)
+
+
+def test_a_file_of_samples_that_changed_is_measured_again(evaluate, tmp_path):
+    file = write(tmp_path / "theirs.jsonl", "The old man said.", "Yes, again.")
+    evaluate("--samples", file, "--metrics", "diversity")
+    assert "measured already" in evaluate("--samples", file, "--metrics", "diversity").stderr
+    write(tmp_path / "theirs.jsonl", "no no no no", "no no no no")
+    result = evaluate("--samples", file, "--metrics", "diversity")
+    assert result.exit_code == 0, result.stderr
+    (record,) = read_folder(tmp_path / "out")
+    assert record.result["distinct_1"] < 0.6
+
+
+def test_two_files_of_samples_of_one_name_are_refused(evaluate, tmp_path):
+    files = [write(tmp_path / each / "s.jsonl", "The old man said.") for each in "ab"]
+    result = evaluate("--samples", ",".join(files))
+    assert result.exit_code == 2
+    assert "'s' is the name of another file or model already; rename the file" in result.stderr
+
+
+def test_a_metric_that_has_nothing_to_be_measured_of_is_said_not_to_be(evaluate, tmp_path):
+    file = write(tmp_path / "theirs.jsonl", "The old man said.", "Yes, again.")
+    result = evaluate("--samples", file, "--metrics", "diversity,best_of")
+    assert result.exit_code == 0
+    assert "not measured: best_of needs samples of a model" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--samples", "FILE", "--metrics", "best_of"], "best_of needs samples of a model"),
+        (["--samples", "FILE", "--metrics", "latency"], "latency needs a model"),
+        (["--model", "student", "--metrics", "self_bleu"], "self_bleu needs continuations"),
+    ],
+)
+def test_what_measures_nothing_is_refused_with_what_it_lacks(evaluate, tmp_path, words, reason):
+    file = write(tmp_path / "theirs.jsonl", "The old man said.", "Yes, again.")
+    result = evaluate(*(file if word == "FILE" else word for word in words))
+    assert result.exit_code == 2
+    assert f"there is nothing to measure: {reason}" in result.stderr
+
+
+def test_a_flag_that_the_protocol_says_is_refused(evaluate):
+    for flag in ("--steps", "--seed"):
+        result = evaluate("--model", "student", "--protocol", "quick", flag, "4")
+        assert f"{flag} does not go with --protocol" in result.stderr
+
+
+def test_a_change_of_the_law_is_that_of_causal_models_too(evaluate, tmp_path):
+    words = ["--steps", "2", "--num-samples", "2", "--length", "4", "--metrics", "diversity"]
+    result = evaluate("--model", "student,judge", *words, "--top-k", "1")
+    assert result.exit_code == 0, result.stderr
+    drawn = [one for one in read_folder(tmp_path / "out") if one.metric == "samples"]
+    assert {one.kind: one.draw["top_k"] for one in drawn} == {"diffusion": 1, "autoregressive": 1}
+    causal = next(one for one in drawn if one.kind == "autoregressive")
+    first, second = read_samples(tmp_path / "out" / causal.result["file"])
+    assert first.ids == second.ids
+
+
+@pytest.mark.slow
+def test_processes_on_cpus_deal_the_work_among_them(tmp_path):
+    files = [write(tmp_path / f"{each}.jsonl", "The old man said.", "Yes.") for each in "ab"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    own = ["-m", "sdtt", "evaluate", "--metrics", "diversity", "--output", str(tmp_path / "out")]
+    subprocess.run([*launch, *own, "--samples", ",".join(files)], check=True)
+    found = {path.name: read_file(path) for path in (tmp_path / "out").glob("records*")}
+    models = {name: [record.model for record in records] for name, records in found.items()}
+    assert models == {"records.jsonl": ["a"], "records.1.jsonl": ["b"]}
