@@ -41,6 +41,18 @@ def test_the_records_of_all_processes_are_read_and_each_measurement_counts_once(
     assert found == {"teacher": 13.0, "student": 12.5}
 
 
+def test_the_newest_record_of_a_measurement_counts_whatever_file_it_is_in(tmp_path):
+    append(tmp_path / "records.jsonl", record(result={"perplexity": 1.0}, time=1.0))
+    append(tmp_path / "records.1.jsonl", record(result={"perplexity": 2.0}, time=2.0))
+    assert [one.result["perplexity"] for one in read_folder(tmp_path)] == [2.0]
+
+
+def test_of_a_model_whose_weights_have_changed_the_newest_count(tmp_path):
+    old = record(fingerprint="old", time=1.0, draw={"steps": 2})
+    append(tmp_path / "records.jsonl", old, record(fingerprint="new", time=2.0, draw={"steps": 4}))
+    assert [one.draw for one in read_folder(tmp_path)] == [{"steps": 4}]
+
+
 def test_a_line_that_a_kill_cut_short_is_left_out_and_the_next_record_stands_on_its_own(tmp_path):
     path = tmp_path / "records.jsonl"
     append(path, record())

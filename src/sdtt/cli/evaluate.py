@@ -13,7 +13,7 @@ from transformers.utils import logging
 from sdtt.cli.console import note, progress
 from sdtt.cli.options import Given, command
 from sdtt.evaluation.context import Context
-from sdtt.evaluation.jobs import Group, groups_of, unmeasured
+from sdtt.evaluation.jobs import Group, digest, groups_of, unmeasured
 from sdtt.evaluation.protocol import (
     METRICS,
     Autoregressive,
@@ -150,8 +150,10 @@ def evaluate(settings: EvaluateSettings, sampling: Given[SampleSettings]) -> Non
     protocol = _protocol(settings, sampling, subjects)
     if protocol.real_text is not None and settings.model:
         length = next((one.length for one in subjects if one.length), None)
-        real = Subject("real text", protocol.real_text.text, "text", length=length)
-        subjects.append(real)
+        text = protocol.real_text.text
+        # its ids are of the first model's tokenizer
+        cut_by = digest([text, subjects[0].source, subjects[0].fingerprint])
+        subjects.append(Subject("real text", text, "text", length=length, fingerprint=cut_by))
     tokenizer = settings.tokenizer or protocol.judge
     subjects += sample_subjects(settings.samples, tokenizer, subjects)
     context = Context(protocol, subjects, settings.data_root, settings.tokenizer)
@@ -236,6 +238,7 @@ def _of_flags(
         repetition_penalty=how.repetition_penalty,
         num_samples=settings.num_samples,
         length=settings.length,
+        batch_size=how.batch_size or Autoregressive.batch_size,
     )
     sampled = bool(settings.steps or settings.samples)
     metrics: tuple[str, ...] = ("perplexity", "diversity") if sampled else ()

@@ -11,7 +11,7 @@ from typing import Any
 
 from sdtt.evaluation.drawing import Draw
 from sdtt.evaluation.protocol import OF_SAMPLES, Grid, MauveSettings, Protocol
-from sdtt.evaluation.subjects import Subject
+from sdtt.evaluation.subjects import Subject, fingerprint_of
 
 UNCONDITIONAL = tuple(name for name in OF_SAMPLES if name not in ("mauve", "self_bleu"))
 """Metrics of unconditional samples; the other two are of continuations."""
@@ -50,7 +50,9 @@ class Group:
         """A digest of everything that the measurement depends on."""
         draw = None if self.draw is None else self.draw.record()
         who = [self.subject.label, self.subject.source, self.subject.fingerprint]
-        return digest([job.metric, who, draw, job.settings])
+        judges = [job.settings.get(name) for name in ("judge", "scorer", "features")]
+        files = [fingerprint_of(judge) for judge in judges if judge]
+        return digest([job.metric, who, draw, job.settings, files])
 
     @property
     def file(self) -> str:

@@ -35,6 +35,8 @@ class Record:
         tokens: Counted.
         environment: Versions, device and threads.
         request: A digest of what was asked for, by which it is not measured twice; "" if unknown.
+        fingerprint: Of the model's files; "" if unknown.
+        time: When it was written, in seconds since 1970.
 
     Raises:
         ValueError: If the kind is unknown, or a number of the result is nan or infinite.
@@ -52,6 +54,8 @@ class Record:
     tokens: int = 0
     environment: Mapping[str, Any] = field(default_factory=dict)
     request: str = ""
+    fingerprint: str = ""
+    time: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
@@ -102,6 +106,9 @@ def append(path: Path, *records: Record) -> None:
 def read_folder(folder: Path) -> list[Record]:
     """The records of an evaluation's folder, those of all its processes, each measurement once.
 
+    The newest counts; and of a label that has meant several models, or one whose weights have
+    changed since, those of the newest only.
+
     Raises:
         ValueError: If there is none, or a line is no record of this version.
     """
@@ -112,7 +119,10 @@ def read_folder(folder: Path) -> list[Record]:
             "make one with 'sdtt evaluate --output FOLDER'"
         )
     found = [record for file in files for record in read_file(file)]
-    return list({record.key: record for record in found}.values())
+    found.sort(key=lambda record: record.time)
+    newest = {record.model: record.fingerprint for record in found}
+    kept = [record for record in found if record.fingerprint == newest[record.model]]
+    return list({record.key: record for record in kept}.values())
 
 
 def read_file(path: Path) -> list[Record]:

@@ -181,6 +181,8 @@ def _record(group: Group, job: Job, measured: Measured, seconds: float, share: S
         tokens=measured.tokens,
         environment=_environment(share),
         request=group.request(job),
+        fingerprint=subject.fingerprint,
+        time=time.time(),
     )
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from sdtt.models.causal import CausalLM
 from sdtt.models.checkpoints import check_folder, load_model, load_tokenizer_of, on_accelerator
 from sdtt.models.mdlm import MDLMForMaskedLM
 from sdtt.models.pack import pack
+from sdtt.models.shipped import resolve
 
 EDGE = 2**20
 """Bytes at both ends of a weights file by which it is known again."""
@@ -139,6 +140,13 @@ def _is_causal(config: Any) -> bool:
     if names[0].endswith(("ForCausalLM", "LMHeadModel", "CausalLM")):
         return True
     return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+
+
+@cache
+def fingerprint_of(source: str) -> str:
+    """Of the files of a model; "" for a name on the hub, which says its own versions."""
+    folder = Path(resolve(source))
+    return _fingerprint(folder) if folder.is_dir() else ""
 
 
 def _fingerprint(folder: Path) -> str:
