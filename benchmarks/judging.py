@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from parts.networks import DTYPES
 from parts.record import machine, names, table
-from parts.timing import interleaved
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from sdtt.evaluation.scoring import token_nll
+from sdtt.evaluation.timing import interleaved
 
 COLUMNS = {
     "dtype": "dtype",
@@ -58,7 +58,8 @@ def calls_of(
 
 def measure(options: argparse.Namespace, dtype: str, device: torch.device) -> dict[str, Any]:
     """One row."""
-    taken = interleaved(calls_of(options, dtype, device), options.runs, device)
+    timings = interleaved(calls_of(options, dtype, device), options.runs, device)
+    taken = {name: timing.median for name, timing in timings.items()}
     row: dict[str, Any] = {"dtype": dtype, **taken, "ratio": taken["scoring"] / taken["forward"]}
     return row
 
