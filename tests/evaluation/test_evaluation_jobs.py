@@ -149,7 +149,7 @@ def test_a_model_that_says_no_length_has_no_bound():
         groups_of(protocol(metrics=("bound",)), [dataclasses.replace(CAUSAL, length=None)])
 
 
-@pytest.mark.parametrize("name", ["quick", "paper", "full"])
+@pytest.mark.parametrize("name", ["quick", "paper", "full", "pair"])
 def test_the_protocols_that_come_along_can_be_read_by_name(name):
     assert load_protocol(name).name == name
 
