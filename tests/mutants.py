@@ -2312,6 +2312,16 @@ MUTANTS = [
         ),
     ),
     Mutant(
+        "the best of n is drawn of cooled texts too",
+        "report/tradeoffs.py",
+        "[cell for cell in cells if cell.temperature == 1 and cell.top_p == 1] or list(cells)",
+        "list(cells)",
+        (
+            "report/test_report_curves.py::test_best_of_n_is_drawn_of_plain_texts_of_the_last_"
+            "student_in_the_best_sampler",
+        ),
+    ),
+    Mutant(
         "a sample may end the script of the page",
         "report/page.py",
         'return text.replace("<"',

@@ -127,3 +127,22 @@ def test_a_dollar_in_a_name_is_drawn_and_matplotlib_is_left_as_it_was(made, tmp_
     svg = (tmp_path / "figure.svg").read_text("utf-8")
     assert "<text" not in svg  # outlines: no font is needed to read it
     assert dict(mpl.rcParams) == before
+
+
+def best_of(made, model, nll, taught=None, **how):
+    entries = [{"n": n, "seconds": 0.1 * n, "nll": nll - 0.1 * n, "nll_se": 0.01} for n in (1, 2)]
+    draw = made.draw_of(**how)
+    return made.record("best_of", model, {"curve": entries}, draw, taught_steps=taught)
+
+
+def test_best_of_n_is_drawn_of_plain_texts_of_the_last_student_in_the_best_sampler(made):
+    found = [
+        best_of(made, "teacher", 4.0),
+        best_of(made, "teacher", 5.0, sampler="ancestral"),
+        best_of(made, "teacher", 3.0, temperature=0.8),
+        best_of(made, "round-1", 4.2, taught=16),
+        best_of(made, "round-2", 4.4, taught=8),
+    ]
+    rows = data(drawn(found)["best_of"])
+    assert {row["series"] for row in rows} == {"teacher", "round-2"}
+    assert {round(float(row["value"]), 6) for row in rows} == {3.9, 3.8, 4.3, 4.2}

@@ -9,6 +9,7 @@ from sdtt.report.best_of import curve_entries
 from sdtt.report.blocks import Block, sampler_words, titled
 from sdtt.report.cells import Cell
 from sdtt.report.drawing import Drawing, Line, Panel
+from sdtt.report.matched import is_student
 from sdtt.report.quality import machine_of, perplexity_blocks
 from sdtt.report.series import colours_of, group_of, line_of, name_of, number_of
 from sdtt.report.suite import Suite, ranked, shown
@@ -124,7 +125,7 @@ def best_of(suite: Suite, block: Block, name: str) -> Drawing | None:
     """NLL of the best of n over the time that n texts take; None without a point."""
     colours = colours_of(suite, block.cells)
     lines = []
-    for cell in ranked(suite, block.cells)[::-1]:
+    for cell in ranked(suite, _to_choose_from(suite, block.cells))[::-1]:
         points = [p for p in curve_entries(cell) if p["seconds"] > 0 and not math.isnan(p["nll"])]
         if not points:
             continue
@@ -136,7 +137,7 @@ def best_of(suite: Suite, block: Block, name: str) -> Drawing | None:
             x=[p["seconds"] for p in points],
             y=[p["nll"] for p in points],
             errors=[p["nll_se"] for p in points],
-            texts=[f"{p['n']:g}" for p in points],
+            texts=[f"{p['n']:g}" if p in (points[0], points[-1]) else "" for p in points],
         )
         lines.append(line)
     if not lines:
@@ -145,8 +146,35 @@ def best_of(suite: Suite, block: Block, name: str) -> Drawing | None:
         name=name,
         title=titled("Best of n over seconds", block),
         caption="NLL of the best of n texts under the scorer that chose it, against the seconds"
-        " that n texts take; the numbers at the points are n. Bars are one standard error.",
+        " that n texts take, from the first number at a line to the last. Of the students the last,"
+        " of each number of steps the sampler whose texts are likeliest, from the models' own laws;"
+        " the table has all. Bars are one standard error.",
         label="seconds a chosen text",
         scale="log",
         panels=[Panel("NLL of the best (nats a token)", lines)],
     )
+
+
+def _to_choose_from(suite: Suite, cells: Sequence[Cell]) -> list[Cell]:
+    """Few enough to be seen: plain draws, the last student, the best sampler at each step count."""
+    plain = [cell for cell in cells if cell.temperature == 1 and cell.top_p == 1] or list(cells)
+    taught = {
+        cell.model: cell.record.taught_steps or 0
+        for cell in plain
+        if is_student(cell, suite.teacher)
+    }
+    last = min(taught, key=lambda model: taught[model], default=None)
+    best: dict[tuple[str, int | None], Cell] = {}
+    for cell in plain:
+        if cell.model in taught and cell.model != last:
+            continue
+        place = cell.model, cell.steps
+        if place not in best or _alone(cell) < _alone(best[place]):
+            best[place] = cell
+    return list(best.values())
+
+
+def _alone(cell: Cell) -> float:
+    """The NLL of a text that nobody chose; infinite where it is not known."""
+    known = [point["nll"] for point in curve_entries(cell) if not math.isnan(point["nll"])]
+    return known[0] if known else math.inf
