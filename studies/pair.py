@@ -20,7 +20,7 @@ from sdtt.report.pair import read_records, write_pair_report
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = 3
-LADDER = (64, 32, 16, 8, 4, 2)
+LADDER = (128, 64, 32, 16, 8, 4, 2)
 TEMPERATURES = (0.9,)
 """Beside 1: between them the control is interpolated. No student is hotter than its teacher."""
 FLOAT32_STEPS = (128, 8)
@@ -36,10 +36,10 @@ def students_of(run: Path) -> list[tuple[int, Path]]:
     return sorted(((int(path.name), path) for path in folders), reverse=True)
 
 
-def teacher_cells(temperature: float, ladder: tuple[int, ...] = LADDER) -> Iterator[Cell]:
+def teacher_cells(temperature: float) -> Iterator[Cell]:
     """The teacher in both orders."""
     for order in ("dilated", "random"):
-        for steps in reversed(ladder):
+        for steps in reversed(LADDER):
             for seed in range(SEEDS):
                 yield Cell("teacher", "teacher", order, steps, seed, temperature)
 
@@ -84,8 +84,6 @@ def measure(options: argparse.Namespace) -> None:
         study.measure(student_cells(number, taught), lambda folder=folder: inference_model(folder))
     for temperature in TEMPERATURES:
         study.measure(teacher_cells(temperature), teacher)
-    length = load_model(run / "teacher").config.model_length
-    study.measure(teacher_cells(1.0, (length,)), teacher)
     study.measure(
         [
             Cell("teacher", "teacher", "random", steps, seed, draws="float32")
