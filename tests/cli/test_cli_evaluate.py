@@ -78,6 +78,38 @@ def test_a_change_of_the_law_is_that_of_causal_models_too(evaluate, tmp_path):
     assert first.ids == second.ids
 
 
+TASK = """
+task: which_goes_on
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {folder}/questions.jsonl}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{context}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: answer
+metric_list: [{{metric: acc}}]
+"""
+
+
+def test_a_task_of_a_folder_of_ones_own_is_measured(evaluate, tmp_path):
+    pytest.importorskip("lm_eval", reason="pip install sdtt[evaluation]")
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "own.yaml").write_text(TASK.format(folder=folder))
+    question = {"context": "The old", "choices": ["man said.", "of the the"], "answer": 0}
+    (folder / "questions.jsonl").write_text(json.dumps(question))
+    words = ["--tasks", "which_goes_on", "--include-path", str(folder)]
+    result = evaluate("--model", "judge", *words)
+    assert result.exit_code == 0, result.stderr
+    (record,) = read_folder(tmp_path / "out")
+    assert (record.settings["task"], record.result["acc"]) == ("which_goes_on", 1)
+
+
+def test_a_folder_of_tasks_without_tasks_is_refused(evaluate, tmp_path):
+    result = evaluate("--model", "judge", "--include-path", str(tmp_path))
+    assert "--include-path is the folder of --tasks: name those" in result.stderr
+
+
 @pytest.mark.slow
 def test_processes_on_cpus_deal_the_work_among_them(tmp_path):
     files = [write(tmp_path / f"{each}.jsonl", "The old man said.", "Yes.") for each in "ab"]

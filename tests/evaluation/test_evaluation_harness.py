@@ -288,21 +288,8 @@ def test_data_that_cannot_be_loaded_is_one_line_with_the_way_out(harness, tasks,
         )
 
 
-def test_a_pattern_means_the_tasks_that_match_it_each_once(harness):
-    known = ["arc_easy", "arc_challenge", "piqa"]
-    assert harness.known_tasks(["arc_easy", "arc*"], known) == ["arc_easy", "arc_challenge"]
-
-
 def test_the_declared_class_is_a_model_of_the_harness(harness):
     from lm_eval.api.model import LM
 
     assert issubclass(harness.HarnessLM, LM)
     assert harness.HarnessLM is harness.harness_class()
-
-
-def test_a_missing_harness_is_one_line_with_the_way_out(monkeypatch):
-    from sdtt.evaluation import harness
-
-    monkeypatch.setitem(sys.modules, "lm_eval.utils", None)
-    with pytest.raises(ValueError, match=r'pip install "sdtt\[evaluation\]"'):
-        harness.known_tasks(["piqa"], ["piqa"])

@@ -69,6 +69,10 @@ class EvaluateSettings:
     tasks: tuple[str, ...] = field(
         default=(), metadata={"help": "tasks of lm-evaluation-harness, such as arc_easy,piqa"}
     )
+    include_path: Path | None = field(
+        default=None,
+        metadata={"help": "folder of tasks of your own, as YAML of lm-evaluation-harness"},
+    )
     data_root: Path | None = field(
         default=None,
         metadata={"help": "folder with copies of the named texts, instead of downloads"},
@@ -101,6 +105,8 @@ class EvaluateSettings:
         for file in self.samples:
             if not file.is_file():
                 raise ValueError(f"--samples {file}: there is no such file")
+        if self.include_path is not None and not self.tasks:
+            raise ValueError("--include-path is the folder of --tasks: name those to evaluate")
         if self.output.is_file():
             raise ValueError(f"--output {self.output} is a file; records go into a folder")
         plain = {each.name: each.default for each in dataclasses.fields(self)}
@@ -210,7 +216,9 @@ def _protocol(
     if settings.text:
         changes["bound"] = dataclasses.replace(protocol.bound, text=settings.text)
     if settings.tasks:
-        changes["tasks"] = dataclasses.replace(protocol.tasks, names=settings.tasks)
+        changes["tasks"] = dataclasses.replace(
+            protocol.tasks, **_of_tasks(settings, protocol.tasks.include_path)
+        )
     if settings.metrics:
         changes["metrics"] = settings.metrics
     elif settings.protocol is not None:
@@ -257,8 +265,14 @@ def _of_flags(
         autoregressive=(causal,),
         real_text=None if real is None else RealText(real, settings.num_samples),
         bound=Bound(text=settings.text) if settings.text else Bound(),
-        tasks=Tasks(names=settings.tasks),
+        tasks=Tasks(**_of_tasks(settings, None)),
     )
+
+
+def _of_tasks(settings: EvaluateSettings, folder: str | None) -> dict[str, Any]:
+    """What the flags say of tasks."""
+    path = settings.include_path
+    return {"names": settings.tasks, "include_path": folder if path is None else str(path)}
 
 
 def _line(record: Record) -> str:

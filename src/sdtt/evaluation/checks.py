@@ -1,6 +1,6 @@
 """What names something that there is not is refused before anything is drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sdtt.evaluation.harness import check_tasks
@@ -8,12 +8,17 @@ from sdtt.evaluation.jobs import Group
 from sdtt.evaluation.texts import text_source
 
 
-def check_names(groups: Sequence[Group], data_root: Path | None = None) -> None:
+def check_names(
+    groups: Sequence[Group],
+    data_root: Path | None = None,
+    on_progress: Callable[[str, int], None] = lambda _, __: None,
+) -> None:
     """Refuses texts and tasks that are not known, of whatever is to be measured.
 
     Args:
         groups: What is to be measured.
         data_root: Folder with copies of the named texts.
+        on_progress: Told of (what is being read, how much more of it is).
 
     Raises:
         ValueError: If there is no such text or task; it names the nearest.
@@ -21,9 +26,10 @@ def check_names(groups: Sequence[Group], data_root: Path | None = None) -> None:
     for name in dict.fromkeys(name for group in groups for name in _texts(group)):
         text_source(name, data_root)
     jobs = [job for group in groups for job in group.jobs]
-    tasks = dict.fromkeys(job.settings["task"] for job in jobs if job.metric == "tasks")
-    if tasks:
-        check_tasks(list(tasks))
+    asked = [job.settings for job in jobs if job.metric == "tasks"]
+    for folder in dict.fromkeys(settings["include_path"] for settings in asked):
+        names = [settings["task"] for settings in asked if settings["include_path"] == folder]
+        check_tasks(list(dict.fromkeys(names)), folder, on_progress)
 
 
 def _texts(group: Group) -> list[str]:

@@ -6,19 +6,18 @@ its base class is the harness's.
 """
 
 import contextlib
-import difflib
 import io
 import logging
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from sdtt.evaluation.task_index import find_tasks, harness_module
 from sdtt.evaluation.task_model import NOISE_SAMPLES, Progress, TaskModel
 
 BOOTSTRAP = 1000
@@ -87,10 +86,9 @@ def evaluate_tasks(
             loaded.
     """
     harness_lm = harness_class()
-    evaluator = _import("lm_eval.evaluator")
+    evaluator = harness_module("lm_eval.evaluator")
     with _quiet() as streams:
-        manager = _manager(None if include_path is None else str(include_path), include_defaults)
-        names = known_tasks(tasks, manager.all_tasks)
+        manager, names = find_tasks(tasks, include_path, include_defaults=include_defaults)
         lm = harness_lm(
             model,
             tokenizer,
@@ -123,40 +121,24 @@ def evaluate_tasks(
     return [_result(task, found, lm) for task in found["results"]]
 
 
-def check_tasks(tasks: Sequence[str]) -> None:
+def check_tasks(
+    tasks: Sequence[str],
+    include_path: Path | str | None = None,
+    on_read: Callable[[str, int], None] = lambda _, __: None,
+) -> None:
     """Refuses tasks that the harness does not have.
+
+    Args:
+        tasks: Names of tasks, groups and tags, or patterns of them.
+        include_path: A folder of further tasks, as YAML.
+        on_read: Told of (what is being read, how much more of it is), where the index takes long.
 
     Raises:
         ValueError: If the harness is not installed, or has no such task; it names the nearest.
     """
     harness_class()
-    with _quiet():
-        known_tasks(tasks, _manager(None, True).all_tasks)
-
-
-def known_tasks(tasks: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The names that some names and patterns mean, each once.
-
-    Args:
-        tasks: As they were asked for.
-        known: All there are.
-
-    Raises:
-        ValueError: If there is none, or one of them is unknown; it names the nearest.
-    """
-    if not tasks:
-        raise ValueError("there are no tasks to evaluate: name some, such as arc_easy")
-    names: list[str] = []
-    everything = set(known)
-    match = _import("lm_eval.utils").pattern_match
-    for task in tasks:
-        meant = [task] if task in everything else sorted(match([task], known))
-        if not meant:
-            near = difflib.get_close_matches(task, known, n=3, cutoff=0.5)
-            hint = f"near it: {', '.join(near)}" if near else "'lm_eval ls tasks' lists them"
-            raise ValueError(f"the harness has no task {task!r}; {hint}")
-        names += meant
-    return list(dict.fromkeys(names))
+    with _quiet() as streams:
+        find_tasks(tasks, include_path, on_read=_told_aloud(on_read, streams))
 
 
 @cache
@@ -166,29 +148,13 @@ def harness_class() -> Any:
     Raises:
         ValueError: If the harness is not installed.
     """
-    return type("HarnessLM", (TaskModel, _import("lm_eval.api.model").LM), {})
+    return type("HarnessLM", (TaskModel, harness_module("lm_eval.api.model").LM), {})
 
 
 def __getattr__(attribute: str) -> Any:
     if attribute == "HarnessLM":
         return harness_class()
     raise AttributeError(f"module {__name__!r} has no attribute {attribute!r}")
-
-
-@cache
-def _manager(include_path: str | None, include_defaults: bool) -> Any:
-    """The index of all tasks: the harness's own 14,000 take it several seconds."""
-    manager = _import("lm_eval.tasks").TaskManager
-    return manager(include_path=include_path, include_defaults=include_defaults)
-
-
-def _import(module: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ValueError(
-            f'tasks need the evaluation harness ({error}): pip install "sdtt[evaluation]"'
-        ) from error
 
 
 def _result(task: str, found: Mapping[str, Any], lm: TaskModel) -> TaskResult:
@@ -255,3 +221,16 @@ def _aloud(progress: Progress, streams: Streams) -> Progress:
             yield advance
 
     return shown
+
+
+def _told_aloud(
+    on_read: Callable[[str, int], None], streams: Streams
+) -> Callable[[str, int], None]:
+    """The same, on the streams as they were before they were held back."""
+
+    def told(words: str, count: int) -> None:
+        out, err = streams
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            on_read(words, count)
+
+    return told

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -232,6 +233,8 @@ def _tasks(context: Context, group: Group, job: Job) -> list[Measured]:
         noise_samples=asked.noise_samples,
         seed=asked.seed,
         batch_size=asked.batch_size,
+        include_path=asked.include_path,
+        progress=lambda *_: nullcontext(context.advance),
     )
     return [
         Measured(

@@ -222,9 +222,15 @@ class Bound:
 
 @dataclass(frozen=True)
 class Tasks:
-    """Tasks of lm-evaluation-harness."""
+    """Tasks of lm-evaluation-harness.
+
+    Attributes:
+        names: Of tasks, groups or tags, or patterns of them.
+        include_path: A folder of tasks of one's own, as YAML of the harness.
+    """
 
     names: tuple[str, ...] = ()
+    include_path: str | None = None
     num_fewshot: int = 0
     limit: int | None = None
     noise_samples: int = 128

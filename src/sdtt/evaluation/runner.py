@@ -82,7 +82,7 @@ def run(
         folder: Of the evaluation.
         share: Which of the groups are this process's.
         on_progress: Told of (what is being done, how much more of it is done), now and then: tokens
-            of samples, texts, passages or blocks of a metric.
+            of samples, texts, passages or blocks of a metric, requests of a task.
 
     Yields:
         The records of each job.
@@ -90,7 +90,7 @@ def run(
     Raises:
         ValueError: If something cannot be measured; what is measured stays.
     """
-    check_names(groups, context.data_root)
+    check_names(groups, context.data_root, on_progress)
     context.seconds |= _known_seconds(folder)
     for group in groups[share.index :: share.count]:
         samples: list[Sample] | None = None
