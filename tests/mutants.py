@@ -137,6 +137,7 @@ PAIRS = "evaluation/test_evaluation_pairs.py::test_"
 LAMBADA = "evaluation/test_evaluation_lambada.py::test_"
 BOUND = "evaluation/test_evaluation_bound.py::test_"
 HARNESS = "evaluation/test_evaluation_harness.py::test_"
+TASK_INDEX = "evaluation/test_evaluation_task_index.py::test_"
 FRONTIER = "evaluation/test_evaluation_frontier.py::test_"
 REPORT_CELLS = "report/test_report_cells.py::test_"
 REPORT_BLOCKS = "report/test_report_blocks.py::test_"
@@ -229,6 +230,20 @@ MUTANTS = [
         "index * len(blocks) // count",
         "index",
         (BOUND + "fewer_blocks_are_spread_over_the_text",),
+    ),
+    Mutant(
+        "a tag has the tasks of its first folder only",
+        "evaluation/task_index.py",
+        "tags=known.tags | entry.tags",
+        "tags=known.tags",
+        (TASK_INDEX + "a_tag_has_the_tasks_of_all_folders",),
+    ),
+    Mutant(
+        "the harness's own task wins over that of a folder",
+        "evaluation/task_index.py",
+        "    index.update(own)\n",
+        "    index |= {name: own[name] for name in own if name not in index}\n",
+        (TASK_INDEX + "a_task_of_the_folder_wins_over_the_harness",),
     ),
     Mutant(
         "an answer ends before the last of its stops",
