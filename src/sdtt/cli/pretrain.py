@@ -135,9 +135,22 @@ class PretrainSettings(TextSettings):
     )
     vocab_size: int = field(default=1024, metadata={"help": "ids of the BPE trained on the data"})
     length: int | None = field(default=None, metadata={"help": "tokens of a text, L"})
+    attention: Literal["bidirectional", "reveal_causal"] | None = field(
+        default=None,
+        metadata={
+            "help": "mdlm: reveal_causal follows the order of revelation, so that sampling keeps a "
+            "cache; by default that of --init-from, or bidirectional"
+        },
+    )
     init_from: Path | None = field(
         default=None, metadata={"help": "folder (or shipped model) of the same shape to start from"}
     )
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be."""
+        super().__post_init__()
+        if self.model == "causal" and self.attention is not None:
+            raise ValueError("--attention is of masked models: a causal one sees what is before")
 
 
 def pretrain(
@@ -207,11 +220,10 @@ def _fresh(
     shape |= ids
     if settings.length is not None:
         shape["model_length"] = settings.length
-    return (
-        MDLMForMaskedLM(MDLMConfig(**shape))
-        if settings.model == "mdlm"
-        else CausalLM(CausalConfig(**shape))
-    )
+    if settings.model == "causal":
+        return CausalLM(CausalConfig(**shape))
+    shape["attention"] = settings.attention or getattr(source, "attention", "bidirectional")
+    return MDLMForMaskedLM(MDLMConfig(**shape))
 
 
 def _plan(

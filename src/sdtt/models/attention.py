@@ -51,7 +51,9 @@ def eager_attention(
 ) -> tuple[Tensor, Tensor]:
     """softmax(q k^T scaling + mask) v, written out: on a CPU the fastest backward at L <= 128."""
     scores = (query * scaling) @ key.transpose(-1, -2)
-    if attention_mask is not None:
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, float("-inf"))
+    elif attention_mask is not None:
         scores = scores + attention_mask
     at_least_float32 = torch.promote_types(scores.dtype, torch.float32)
     weights = scores.softmax(-1, dtype=at_least_float32).to(value.dtype)

@@ -30,6 +30,7 @@ from sdtt.models.attention import (
 )
 from sdtt.models.config import BlocksConfig
 from sdtt.models.linear import PackedLinear, QueryKeyValue, part_of
+from sdtt.models.reveal import RevealCache
 
 SINUSOID_WIDTH = 256
 
@@ -125,7 +126,7 @@ class Block(GradientCheckpointingLayer):
         angles: tuple[Tensor, Tensor],
         attention_mask: Tensor | None,
         condition: Tensor | None,
-        cache: Cache | None,
+        cache: Cache | RevealCache | None,
         asked: Asked | None = None,
     ) -> Float[Tensor, "B L D"] | Float[Tensor, "N D"]:
         """One block; of the asked rows only, if they are given (the last block of a pass)."""
@@ -140,7 +141,7 @@ class Block(GradientCheckpointingLayer):
         angles: tuple[Tensor, Tensor],
         attention_mask: Tensor | None,
         condition: Tensor | None,
-        cache: Cache | None,
+        cache: Cache | RevealCache | None,
         asked: Asked | None,
     ) -> Tensor:
         modulation = None
@@ -161,7 +162,7 @@ class Block(GradientCheckpointingLayer):
         x: Tensor,
         angles: tuple[Tensor, Tensor],
         attention_mask: Tensor | None,
-        cache: Cache | None,
+        cache: Cache | RevealCache | None,
         asked: Asked | None,
     ) -> Tensor:
         batch, length, width = x.shape
@@ -171,8 +172,7 @@ class Block(GradientCheckpointingLayer):
             query, key = self.rotate(query, *angles), self.rotate(key, *angles)
         else:
             query, key, value = self._of_asked(x, angles, asked)
-            # padding hides keys, whoever asks: one row of the mask serves all queries
-            attention_mask = None if attention_mask is None else attention_mask[:, :, :1]
+            attention_mask = self._mask_of(asked, attention_mask, length)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
         out, _ = self._attention(query)(
@@ -197,6 +197,13 @@ class Block(GradientCheckpointingLayer):
             return attention_by_heads
         return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
 
+    def _mask_of(self, asked: Asked, mask: Tensor | None, length: int) -> Tensor | None:
+        """What the asked rows see."""
+        if mask is None or self.config.attention == "bidirectional":
+            # padding hides keys, whoever asks: one row of the mask serves all queries
+            return None if mask is None else mask[:, :, :1]
+        return mask.take_along_dim((asked.padded % length)[:, None, :, None], 2)
+
     def _of_asked(
         self, x: Tensor, angles: tuple[Tensor, Tensor], asked: Asked
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -208,13 +215,22 @@ class Block(GradientCheckpointingLayer):
         pair = part_of(self.attn_qkv, 1, x).view(batch, length, 2, -1, self.head_width)
         key, value = pair.permute(2, 0, 3, 1, 4)
         places = asked.padded % length
-        own = [part.squeeze(-3)[places].unsqueeze(1) for part in angles]
+        own = [of_places(part.squeeze(-3), places).unsqueeze(1) for part in angles]
         return self.rotate(query, *own), self.rotate(key, *angles), value
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """The adaptive part of a layer norm: x (1 + scale) + shift [DiT, sec. 3.2]."""
     return x * (1 + scale) + shift
+
+
+def of_places(
+    parts: Float[Tensor, "L H"] | Float[Tensor, "B L H"], places: Int[Tensor, "B R"]
+) -> Float[Tensor, "B R H"]:
+    """The entries of some places, from those of all: the same for each text, or its own."""
+    if parts.dim() == 2:
+        return parts[places]
+    return parts.take_along_dim(places[..., None], 1)
 
 
 class OutputLayer(nn.Module):
@@ -285,14 +301,15 @@ class Backbone(nn.Module):
         positions: Int[Tensor, "*B L"],
         attention_mask: Tensor | None,
         rows: Int[Tensor, " N"] | None,
-        cache: Cache | None = None,
+        cache: Cache | RevealCache | None = None,
     ) -> Float[Tensor, "N D"]:
         """The rows that the head takes: all B*L of them, or those asked for."""
         condition = self.sigma_map() if hasattr(self, "sigma_map") else None
         angles = rotary_angles(positions, self.head_width)
         x = self._trunk_for(ids)(ids, angles, attention_mask, condition, cache)
         last = self.blocks[-1]
-        if rows is None or cache is not None or last.is_causal or torch.is_grad_enabled():
+        whole = cache is not None and not isinstance(cache, RevealCache)
+        if rows is None or whole or last.is_causal or torch.is_grad_enabled():
             x = last(x, angles, attention_mask, condition, cache).flatten(0, 1)
             x = x if rows is None else x[rows]
         else:
@@ -306,7 +323,7 @@ class Backbone(nn.Module):
         angles: tuple[Tensor, Tensor],
         attention_mask: Tensor | None,
         condition: Tensor | None,
-        cache: Cache | None,
+        cache: Cache | RevealCache | None,
     ) -> Float[Tensor, "B L D"]:
         """All blocks but the last: what has the same shape whichever rows are asked for."""
         x = self.vocab_embed(ids)

@@ -24,6 +24,8 @@ class BlocksConfig(PreTrainedConfig):
         conditioning: "none", or "constant": adaLN fed with a constant, as in published checkpoints.
             By default "constant" where cond_dim is given.
         cond_dim: Width of the conditioning, 128 in published checkpoints.
+        attention: "bidirectional", or "reveal_causal": it follows the order in which tokens become
+            visible, so that sampling can keep a cache (see ``models.reveal``).
         attention_bias: Whether queries, keys and values have a bias: where conditioning is folded.
         dropout: Chance of dropping an element of a residual branch, in training only.
         hidden_act: The MLP's non-linearity; published: tanh-GELU.
@@ -45,6 +47,7 @@ class BlocksConfig(PreTrainedConfig):
     n_heads: int = 12
     conditioning: Literal["none", "constant"] | None = None
     cond_dim: int | None = None
+    attention: Literal["bidirectional", "reveal_causal"] = "bidirectional"
     attention_bias: bool = False
     time_conditioning: bool = False
     dropout: float = 0.0
@@ -91,6 +94,10 @@ class BlocksConfig(PreTrainedConfig):
             raise ValueError(
                 "time_conditioning=True is not supported: the denoiser is not told t "
                 "(published MDLM and SDTT checkpoints say false)"
+            )
+        if self.attention not in ("bidirectional", "reveal_causal"):
+            raise ValueError(
+                f"attention must be 'bidirectional' or 'reveal_causal', got {self.attention!r}"
             )
         if not 0 <= (self.mask_token_id or 0) < self.vocab_size:
             raise ValueError(

@@ -15,6 +15,7 @@ from sdtt.models.blocks import BlocksModel
 from sdtt.models.config import BlocksConfig
 from sdtt.models.fold import fold
 from sdtt.models.pack import pack
+from sdtt.models.reveal import RevealCache, reveal_mask
 from sdtt.sampling.generation import DiffusionGenerationMixin
 
 Objective = Callable[[Tensor, Head], Tensor]
@@ -87,8 +88,12 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
         *,
         attention_mask: Bool[Tensor, "B L"] | Int[Tensor, "B L"] | None = None,
         t: Float[Tensor, " B"] | None = None,  # noqa: ARG002 - the protocol's; this law needs no t
+        revealed: Int[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "N D"]:
         """The rows that the head takes; see ``Denoiser.hidden``. t does not enter the law.
+
+        With ``attention="reveal_causal"`` the law depends on the order of revelation; without
+        ``revealed`` all that is visible became so in one step.
 
         Raises:
             ValueError: If a text is longer than the model's ``model_length``.
@@ -98,8 +103,12 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
             raise ValueError(
                 f"a text of {length} tokens is longer than the model's {self.config.model_length}"
             )
-        mask = None
-        if attention_mask is not None:
+        mask: Any = None
+        if self.follows_order:
+            order = torch.zeros_like(z) if revealed is None else revealed
+            real = None if attention_mask is None else attention_mask.bool()
+            mask = reveal_mask(z == self.mask_token_id, order, real)
+        elif attention_mask is not None:
             mask = create_bidirectional_mask(
                 config=self.config,
                 inputs_embeds=self.backbone.vocab_embed.embedding.new_empty(*z.shape, 0),
@@ -108,6 +117,19 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
         positions = torch.arange(length, device=z.device)
         hidden: Tensor = self.backbone(z, positions, mask, rows)
         return hidden
+
+    @property
+    def follows_order(self) -> bool:
+        """Whether the law depends on the order in which tokens became visible."""
+        return bool(self.config.attention == "reveal_causal")
+
+    def reveal_cache(self, batch: int, length: int) -> "CachedMDLM":
+        """The same law for texts that only become more visible, with a cache of what is.
+
+        Raises:
+            ValueError: If the attention of this model does not follow the order.
+        """
+        return CachedMDLM(self, batch, length)
 
     def logits(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
         """Scores of each row without the excluded ids; see ``Denoiser.logits``."""
@@ -121,6 +143,7 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
         *,
         rows: Int[Tensor, " N"] | None = None,
         objective: Objective | None = None,
+        revealed: Int[Tensor, "B L"] | None = None,
         **_: Any,
     ) -> MaskedLMOutput:
         """The transformers contract, or an objective of some rows.
@@ -132,14 +155,15 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
             rows: With ``objective``: the flat indices whose hidden rows it gets.
             objective: A function of (hidden rows, head) that gives a loss. It is called in here, so
                 that the hooks of a wrapper (DDP, FSDP) see its gradients; no logits are made.
+            revealed: See ``hidden``.
 
         Returns:
             ``loss`` if asked for, and ``logits`` (B, L, vocab_size), -inf at excluded ids.
         """
         if objective is not None:
-            hidden = self.hidden(input_ids, rows, attention_mask=attention_mask)
+            hidden = self.hidden(input_ids, rows, attention_mask=attention_mask, revealed=revealed)
             return MaskedLMOutput(loss=objective(hidden, self.head))
-        hidden = self.hidden(input_ids, attention_mask=attention_mask)
+        hidden = self.hidden(input_ids, attention_mask=attention_mask, revealed=revealed)
         loss = None
         if labels is not None:
             asked = (labels.flatten() != -100).nonzero().squeeze(-1)
@@ -154,6 +178,52 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
         scores = self.scores(hidden)
         scores = without(scores, self.excluded_ids)
         return MaskedLMOutput(loss=loss, logits=scores.view(*input_ids.shape, -1))
+
+
+class CachedMDLM:
+    """The law of a model with ``attention="reveal_causal"``, of texts that only gain tokens.
+
+    Args:
+        model: It.
+        batch: B.
+        length: L.
+
+    Raises:
+        ValueError: If the attention of the model does not follow the order of revelation, or a text
+            is longer than its ``model_length``.
+    """
+
+    def __init__(self, model: MDLMForMaskedLM, batch: int, length: int) -> None:
+        if not model.follows_order:
+            raise ValueError("a model of bidirectional attention cannot keep a cache")
+        if length > model.config.model_length:
+            raise ValueError(
+                f"a text of {length} tokens is longer than the model's {model.config.model_length}"
+            )
+        self.model = model
+        self.cache = RevealCache(batch, length, model.device)
+
+    def hidden(
+        self,
+        canvas: Int[Tensor, "B L"],
+        new: Int[Tensor, " M"],
+        rows: Int[Tensor, " N"],
+        texts: Int[Tensor, " K"],
+    ) -> Float[Tensor, "N D"]:
+        """The rows of masked positions, by a pass over them and what became visible.
+
+        Args:
+            canvas: The texts as they stand.
+            new: Flat indices of visible tokens that no pass has seen, all of one step.
+            rows: Flat indices of the masked positions, on the CPU like the others.
+            texts: Their texts, ascending.
+        """
+        now = self.cache.plan(new, rows, texts)
+        ids = canvas.flatten()[now.places]
+        hidden: Tensor = self.model.backbone(
+            ids, now.positions, now.sees, now.rows, cache=self.cache
+        )
+        return hidden
 
 
 def preset(name: str, **overrides: Any) -> MDLMConfig:

@@ -114,6 +114,6 @@ def analytic(
         text = network.text_of(there) if transform.repetition_penalty != 1 else None
         level = v.flatten()[chosen].to(level_device(z.device))
         tokens = decode(denoiser, hidden[now.to(z.device)], level, transform, text)
-        network.put(there, tokens)
+        network.put(chosen, there, tokens)
         masked.view(-1)[chosen] = False
         yield Step(index, texts, times, there, tokens)

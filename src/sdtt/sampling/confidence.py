@@ -301,7 +301,7 @@ def confidence(
         chosen = _choose(canvas, is_open, canvas.in_turn(is_open), laws, settings)
         now = chosen.flatten()[rows]
         revealed, tokens = there[now.to(z.device)], laws.tokens[now.to(z.device)]
-        network.put(revealed, tokens)
+        network.put(rows[now], revealed, tokens)
         canvas.masked &= ~chosen
         canvas.taken[texts] += 1
         yield Step(index, texts, t, revealed, tokens)

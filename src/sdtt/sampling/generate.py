@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sdtt.diffusion.denoiser import Denoiser, as_denoiser
 from sdtt.diffusion.uniforms import uniforms
 from sdtt.sampling.canvas import encoded_canvas, pad_id_of
+from sdtt.sampling.network import by_cache
 from sdtt.sampling.reveal import Step, first_stop
 from sdtt.sampling.settings import SampleSettings, settings_for
 
@@ -94,6 +95,7 @@ def sample(
     as_denoiser(denoiser)
     chosen = SampleSettings(**settings)
     run, transform = chosen.chosen(), chosen.transform()
+    network = by_cache(denoiser, chosen.cache)
     if chosen.compile:
         compile_network(denoiser)
     if attention_mask is not None:
@@ -112,7 +114,7 @@ def sample(
             v = uniforms(chosen.seed, "sample/token", names, length)
             part = filled[first : first + size].view(-1)
             for step in run(
-                denoiser, z, u=u, v=v,
+                network, z, u=u, v=v,
                 transform=transform, attention_mask=real, stop_ids=stop_ids,
             ):  # fmt: skip
                 part[step.rows] = step.tokens

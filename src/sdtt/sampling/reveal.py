@@ -171,7 +171,7 @@ def carry_out(
                 continue
             t = plan.times[step.texts, step.index]
         tokens = _reveal(network, step, rows, level, t, transform)
-        network.put(rows, tokens)
+        network.put(step.rows, rows, tokens)
         yield Step(step.index, step.texts, t, rows, tokens)
 
 
