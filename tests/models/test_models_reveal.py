@@ -8,7 +8,7 @@ from sdtt.diffusion.uniforms import uniforms
 from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
 from sdtt.models.reveal import reveal_mask
 from sdtt.sampling.dilated import DilatedSettings, plan_dilated
-from sdtt.sampling.generate import sample
+from sdtt.sampling.generate import check_cache, sample
 from sdtt.sampling.network import by_cache
 from sdtt.sampling.reveal import carry_out, free_positions
 
@@ -150,3 +150,18 @@ def test_a_cache_of_bidirectional_attention_is_refused_with_the_way_out():
     ids, _ = canvas_of("blank")
     with pytest.raises(ValueError, match=r"sdtt pretrain --attention reveal_causal --init-from"):
         sample(follower(attention="bidirectional"), ids, cache=True)
+
+
+def test_a_cache_takes_the_memory_that_is_told(model):
+    ids, _ = canvas_of("blank")
+    law = model.reveal_cache(4, LENGTH)
+    everything = torch.arange(LENGTH - 1)
+    with torch.no_grad():
+        law.hidden(ids, everything, torch.tensor([LENGTH - 1]), torch.tensor([0]))
+    kept = sum(part.nbytes for layer in law.cache.layers for part in layer)
+    assert kept == 4 * model.reveal_cache_bytes(LENGTH)
+
+
+def test_a_cache_that_does_not_fit_is_refused_before_the_first_pass(model):
+    with pytest.raises(ValueError, match=r"cache of 200000000 texts .* lower batch_size"):
+        check_cache(model, 200_000_000, LENGTH, torch.device("cpu"))

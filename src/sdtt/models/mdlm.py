@@ -131,6 +131,11 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
         """
         return CachedMDLM(self, batch, length)
 
+    def reveal_cache_bytes(self, length: int) -> int:
+        """What the cache of one text of ``length`` tokens takes: keys and values of every block."""
+        numbers = 2 * self.config.n_blocks * self.config.hidden_dim * (length + 1)
+        return numbers * self.backbone.vocab_embed.embedding.element_size()
+
     def logits(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
         """Scores of each row without the excluded ids; see ``Denoiser.logits``."""
         return exclude(self.scores(h), self.excluded_ids)

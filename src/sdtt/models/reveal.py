@@ -80,7 +80,7 @@ class RevealCache:
         self.batch, self.length, self.device = batch, length, device
         self.granularity = granularity
         self.stored = torch.zeros(batch, dtype=torch.long)
-        self._layers: list[tuple[Tensor, Tensor]] = []
+        self.layers: list[tuple[Tensor, Tensor]] = []
         self._pass: CachedPass | None = None
 
     def plan(
@@ -144,13 +144,13 @@ class RevealCache:
         """
         now = self._pass
         assert now is not None, "plan() comes before a pass"
-        if layer_idx == len(self._layers):
+        if layer_idx == len(self.layers):
             shape = (self.batch, key.shape[1], self.length + 1, key.shape[3])  # the last: padding's
-            self._layers.append((key.new_zeros(shape), value.new_zeros(shape)))
+            self.layers.append((key.new_zeros(shape), value.new_zeros(shape)))
         text = torch.arange(self.batch, device=key.device) if now.texts is None else now.texts
         reach = now.sees.shape[-1]
         both = []
-        for store, part in zip(self._layers[layer_idx], (key, value), strict=True):
+        for store, part in zip(self.layers[layer_idx], (key, value), strict=True):
             store[text[:, None], :, now.slots] = part.transpose(1, 2)
             seen = store[:, :, :reach]
             both.append(seen if now.texts is None else seen.index_select(0, now.texts))

@@ -184,7 +184,7 @@ class WithoutCache:
 
     def __getattr__(self, name: str) -> Any:
         """All else is the denoiser's."""
-        if name == "reveal_cache":
+        if name.startswith("reveal_cache"):
             raise AttributeError(name)
         return getattr(self.denoiser, name)
 
