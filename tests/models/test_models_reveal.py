@@ -1,12 +1,13 @@
 from dataclasses import dataclass, field
 
+import jaxtyping
 import pytest
 import torch
 
 from sdtt.diffusion.categorical import Transform
 from sdtt.diffusion.uniforms import uniforms
 from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
-from sdtt.models.reveal import reveal_mask
+from sdtt.models.reveal import RevealCache, reveal_mask
 from sdtt.sampling.dilated import DilatedSettings, plan_dilated
 from sdtt.sampling.generate import check_cache, sample
 from sdtt.sampling.network import by_cache
@@ -26,6 +27,14 @@ def follower(seed=0, **changes):
 @pytest.fixture(scope="module")
 def model():
     return follower()
+
+
+@pytest.fixture
+def unchecked():
+    """Without the check of annotations, through which torch.compile does not see."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_nobody_sees_a_mask_but_itself():
@@ -165,3 +174,52 @@ def test_a_cache_takes_the_memory_that_is_told(model):
 def test_a_cache_that_does_not_fit_is_refused_before_the_first_pass(model):
     with pytest.raises(ValueError, match=r"cache of 200000000 texts .* lower batch_size"):
         check_cache(model, 200_000_000, LENGTH, torch.device("cpu"))
+
+
+class FewShapes(MDLMForMaskedLM):
+    """Says that it is compiled."""
+
+    is_compiled = True
+
+
+@pytest.mark.parametrize("form", ["blank", "prefix", "infill", "ragged"])
+@pytest.mark.parametrize("sampler", ["dilated", "first_hitting"])
+def test_filling_passes_up_to_few_shapes_changes_no_text(model, sampler, form):
+    few = FewShapes(model.config).eval()
+    few.load_state_dict(model.state_dict())
+    ids, real = canvas_of(form)
+    settings = {"sampler": sampler, "attention_mask": real, "seed": 2}
+    assert torch.equal(sample(few, ids, **settings), sample(model, ids, **settings))
+
+
+def test_a_compiled_network_meets_few_shapes():
+    cache = RevealCache(2, 64, torch.device("cpu"), few_shapes=True)
+    shapes = set()
+    for step in range(16):
+        new = (
+            torch.arange(4 * step, 4 * step) if step == 0 else torch.arange(4 * step - 4, 4 * step)
+        )
+        now = cache.plan(new, torch.arange(4 * step, 4 * step + 4), torch.tensor([0]))
+        shapes.add((*now.places.shape, now.sees.shape[-1]))
+    assert shapes == {(2, 8, reach) for reach in (16, 32, 48, 64)}
+
+
+@pytest.mark.slow  # each shape is compiled
+@pytest.mark.parametrize("sampler", ["dilated", "ancestral"])
+def test_a_compiled_network_with_a_cache_writes_the_same_texts(unchecked, sampler):
+    del unchecked
+    model, compiled = follower().double(), follower().double()
+    ids, real = canvas_of("ragged")
+    settings = {"sampler": sampler, "steps": 4, "attention_mask": real}
+    expected = sample(model, ids, **settings)
+    assert torch.equal(sample(compiled, ids, compile=True, **settings), expected)
+    assert compiled.is_compiled
+
+
+def test_a_packed_model_keeps_the_same_cache():
+    packed = follower().bfloat16().for_inference()
+    if not packed.is_packed:
+        pytest.skip("this processor packs no bfloat16")
+    ids, real = canvas_of("prefix")
+    laws = (laws_of(by_cache(packed, cache), ids, real, 1) for cache in (False, None))
+    torch.testing.assert_close(*laws, rtol=0, atol=0.1)

@@ -206,7 +206,7 @@ class CachedMDLM:
                 f"a text of {length} tokens is longer than the model's {model.config.model_length}"
             )
         self.model = model
-        self.cache = RevealCache(batch, length, model.device)
+        self.cache = RevealCache(batch, length, model.device, few_shapes=model.is_compiled)
 
     def hidden(
         self,

@@ -36,6 +36,10 @@ def reveal_mask(
     return (sees | own)[:, None]
 
 
+FEWEST_COLUMNS = 8
+"""Of a pass of a compiled network."""
+
+
 @dataclass(frozen=True)
 class CachedPass:
     """One pass of a cache over K texts, laid out as a rectangle of Q columns; on the device.
@@ -70,15 +74,15 @@ class RevealCache:
         batch: B.
         length: L.
         device: Of the network.
-        granularity: Columns and slots of a pass are rounded up to a multiple of it, for a compiled
-            network, which is best with few shapes.
+        few_shapes: For a compiled network: all texts take part in every pass, columns are filled up
+            to a power of two, and slots to a quarter of the length.
     """
 
     def __init__(
-        self, batch: int, length: int, device: torch.device, *, granularity: int = 1
+        self, batch: int, length: int, device: torch.device, *, few_shapes: bool = False
     ) -> None:
         self.batch, self.length, self.device = batch, length, device
-        self.granularity = granularity
+        self.few_shapes = few_shapes
         self.stored = torch.zeros(batch, dtype=torch.long)
         self.layers: list[tuple[Tensor, Tensor]] = []
         self._pass: CachedPass | None = None
@@ -97,6 +101,8 @@ class RevealCache:
             rows: Those of the queries.
             texts: The texts of the pass, ascending; each owns a query.
         """
+        if self.few_shapes:
+            texts = torch.arange(self.batch)
         count = len(texts)
         every = torch.cat([new, rows])
         owner = torch.searchsorted(texts, every // self.length)
@@ -104,7 +110,11 @@ class RevealCache:
         sizes = torch.bincount(owner, minlength=count)
         column = torch.empty_like(order)
         column[order] = torch.arange(len(every)) - (sizes.cumsum(0) - sizes)[owner[order]]
-        width = self._rounded(int(sizes.max()))
+        width, reach = int(sizes.max()), int((self.stored[texts] + sizes).max())
+        if self.few_shapes:
+            width = 1 << max(width - 1, FEWEST_COLUMNS - 1).bit_length()
+            quarter = -(-self.length // 4)
+            reach = min(-(-reach // quarter) * quarter, self.length)
         fresh = torch.bincount(owner[: len(new)], minlength=count)
         stored = self.stored[texts]
         flat = owner * width + column
@@ -116,7 +126,6 @@ class RevealCache:
 
         places = laid(every, 0)
         slots = laid(stored[owner] + column, self.length)
-        reach = min(self._rounded(int((stored + sizes).max())), self.length)
         seen = (stored + fresh)[:, None, None]
         slot = torch.arange(reach)
         sees = (slot < seen) | (slot == slots[..., None])
@@ -155,9 +164,6 @@ class RevealCache:
             seen = store[:, :, :reach]
             both.append(seen if now.texts is None else seen.index_select(0, now.texts))
         return both[0], both[1]
-
-    def _rounded(self, count: int) -> int:
-        return -(-count // self.granularity) * self.granularity
 
     def _there(self, x: Tensor) -> Tensor:
         return x.to(self.device, non_blocking=True)
