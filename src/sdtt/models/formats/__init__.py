@@ -1,1 +1,1 @@
-"""Other people's files of weights, read without running anything that is in them."""
+"""Checkpoints as others publish them: files, layouts, and the account of every key."""
