@@ -252,9 +252,9 @@ MUTANTS = [
     ),
     Mutant(
         "a pickle may name anything of the standard library",
-        "models/formats/pickles.py",
-        "            raise CodeInPickleError(full)",
-        "            pass",
+        "models/formats/pickle_names.py",
+        "        raise CodeInPickleError(full)",
+        "        pass",
         (
             PICKLES + "no_instruction_calls_what_a_pickle_names",
             PICKLES + "a_name_of_the_standard_library_is_refused_by_name",
@@ -271,7 +271,7 @@ MUTANTS = [
     ),
     Mutant(
         "a dotted name reaches through a module",
-        "models/formats/pickles.py",
+        "models/formats/pickle_names.py",
         '{module.split(".")[0], *name.split(".")[:-1]}',
         '{module.split(".")[0]}',
         (PICKLES + "a_dotted_name_does_not_reach_through_a_module",),
@@ -302,7 +302,7 @@ MUTANTS = [
     ),
     Mutant(
         "bytes of old protocols are decoded by any codec",
-        "models/formats/pickles.py",
+        "models/formats/pickle_names.py",
         'encoding not in ("latin1", "latin-1")',
         "not encoding",
         (PICKLES + "bytes_of_old_protocols_use_no_codec_but_their_own",),
