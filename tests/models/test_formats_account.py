@@ -97,7 +97,7 @@ def test_a_block_more_than_the_config_says_is_an_error(tmp_path):
 def test_missing_keys_are_counted_and_named(config, tmp_path):
     weights = changed(**{"blocks.1.mlp.0.bias": None, "sigma_map.mlp.2.bias": None})
     folder = folder_of(tmp_path, weights, config)
-    says = r"model: 2 weights are missing, such as backbone\.\S+ \(it has 33 weights"
+    says = r"model: 2 weights are missing, such as backbone\.\S+ \(it has 29 weights"
     with pytest.raises(ValueError, match=says):
         load_model(folder)
 
