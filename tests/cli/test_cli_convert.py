@@ -257,11 +257,13 @@ def test_a_tokenizer_with_another_mask_is_refused(run, vocabulary, tmp_path):
 
 @pytest.fixture
 def without_mask(vocabulary, tmp_path):
-    """The tokenizer of 280 ids with MASK an ordinary token of it."""
+    """The tokenizer of 280 ids, with an ordinary token in the place of MASK."""
     folder = shutil.copytree(vocabulary, tmp_path / "without_mask")
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings.pop("mask_token")
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    content = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(content.replace("[MASK]", "<last>"))
     assert AutoTokenizer.from_pretrained(folder).mask_token is None
     return folder
 
