@@ -13,7 +13,12 @@ from sdtt.cli.options import command
 from sdtt.data.tokenizer import load_tokenizer
 from sdtt.models.checkpoints import has_tokenizer, tokenizer_at
 from sdtt.models.formats.checkpoint import Checkpoint
-from sdtt.models.formats.convert import check_destination, check_tokenizer, convert_checkpoint
+from sdtt.models.formats.convert import (
+    check_destination,
+    check_foldable,
+    check_tokenizer,
+    convert_checkpoint,
+)
 from sdtt.models.formats.lines import account_lines
 from sdtt.models.formats.source import read_source
 
@@ -88,6 +93,8 @@ def convert(settings: ConvertSettings) -> None:
     )
     dtype = None if settings.dtype is None else DTYPES[settings.dtype]
     tokenizer = _tokenizer(settings, checkpoint)
+    if settings.fold:
+        check_foldable(checkpoint)
     if settings.dest is not None:
         check_destination(checkpoint, settings.dest, overwrite=settings.overwrite)
     print("\n".join(account_lines(checkpoint, folded=settings.fold, dtype=dtype)))
