@@ -390,7 +390,7 @@ class BlocksModel(PreTrainedModel):
         """The final linear map alone, as plain tensors: whole if offloaded, dense if quantised."""
         return head_of(self.backbone.output_layer.linear)
 
-    def resize_token_embeddings(
+    def resize_token_embeddings(  # type: ignore[override] - the published layout has no Embedding
         self,
         new_num_tokens: int | None = None,
         pad_to_multiple_of: int | None = None,
