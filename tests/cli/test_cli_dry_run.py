@@ -130,14 +130,14 @@ def test_a_run_in_bfloat16_is_planned_on_a_cpu_without_saying_so(model):
     assert record(distill(model, *words))["updates"] == 20_000
 
 
-def test_a_probe_that_would_take_too_long_gives_way_to_gpus(home):
-    words = ["--shape", "8b", "--bf16", "--per-device-train-batch-size", "64", "--dry-run"]
-    plan = record(distill("someone/model", *DISTILL, *words, "--json"))
-    assert plan["parameters"] == pytest.approx(8.59e9, rel=0.01)
-    assert plan["probe"] is None
+def test_a_probe_that_would_take_too_long_gives_way_to_gpus(model, monkeypatch):
+    monkeypatch.setattr(dry_run, "PROBE_SECONDS", 0)
+    plan = record(distill(model, *DISTILL, "--dry-run", "--json"))
+    assert (plan["probe"], plan["hours"]) == (None, None)
     assert "a probe of this machine would take" in plan["basis"]
     assert {"H100", "A100"} <= {each["gpu"] for each in plan["gpus"]}
-    assert list(home.iterdir()) == []
+    asked = record(distill(model, *DISTILL, "--dry-run", "--probe-updates", "2", "--json"))
+    assert asked["probe"]["updates"] == 1
 
 
 def test_a_stated_shape_stands_for_a_model_that_is_not_at_hand(home):

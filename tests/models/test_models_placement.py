@@ -3,9 +3,11 @@
 import pytest
 import torch
 from accelerate import dispatch_model
+from accelerate.utils import send_to_device
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 from sdtt.data.tokenizer import train_tokenizer
+from sdtt.models.attention import Asked
 from sdtt.models.checkpoints import load_model
 
 CONDITIONED = {"conditioning": "constant", "cond_dim": 6}
@@ -110,6 +112,13 @@ def test_folding_and_resizing_an_offloaded_model_is_refused(random_model, tmp_pa
         other.fold()
     with pytest.raises(ValueError, match="keeps its vocabulary: resize the plain one"):
         other.resize_token_embeddings(20)
+
+
+def test_asked_rows_go_with_the_other_inputs_of_a_block_to_its_device():
+    asked = Asked.of(ROWS, 3, 10, torch.device("cpu"))
+    moved = send_to_device((torch.zeros(1), asked), "meta")[1]
+    assert {x.device.type for x in (moved.rows, moved.padded, moved.picked)} == {"meta"}
+    assert asked.rows.device.type == "cpu"
 
 
 @pytest.mark.gpu

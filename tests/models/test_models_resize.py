@@ -49,6 +49,12 @@ def test_a_resized_model_comes_back_from_a_file(random_model, settings, tmp_path
     assert tied == settings.get("tie_word_embeddings", False)
 
 
+def test_tied_rows_stay_tied(random_model):
+    model = random_model(tie_word_embeddings=True)
+    model.resize_token_embeddings(15)
+    assert model.head.weight is model.backbone.vocab_embed.embedding
+
+
 def test_drawn_rows_have_the_spread_of_a_fresh_model_and_no_bias(random_model):
     model = random_model(initializer_range=0.5)
     torch.manual_seed(3)

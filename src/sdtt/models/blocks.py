@@ -82,7 +82,7 @@ class ConstantCondition(nn.Module):
         Args:
             ids: Any, of which only the device is read: that of a weight may be none (offloaded).
         """
-        half, dtype = SINUSOID_WIDTH // 2, self.mlp[0].weight.dtype
+        half, dtype = SINUSOID_WIDTH // 2, next(self.mlp.parameters()).dtype
         sinusoid = torch.cat([ids.new_ones(half, dtype=dtype), ids.new_zeros(half, dtype=dtype)])
         return nn.functional.silu(self.mlp(sinusoid))
 
@@ -390,7 +390,7 @@ class BlocksModel(PreTrainedModel):
         """The final linear map alone, as plain tensors: whole if offloaded, dense if quantised."""
         return head_of(self.backbone.output_layer.linear)
 
-    def resize_token_embeddings(  # type: ignore[override] - the published layout has no Embedding
+    def resize_token_embeddings(  # type: ignore[override]
         self,
         new_num_tokens: int | None = None,
         pad_to_multiple_of: int | None = None,
