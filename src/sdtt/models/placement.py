@@ -22,8 +22,12 @@ def is_quantised(weight: Tensor) -> bool:
     return type(weight).__module__.startswith("torchao.")
 
 
-def head_of(linear: nn.Linear) -> Head:
-    """The head as plain tensors: read in, where accelerate keeps it elsewhere, and dense."""
+def head_of(linear: Any) -> Head:
+    """The head as plain tensors: read in, where accelerate keeps it elsewhere, and dense.
+
+    Args:
+        linear: A linear map, or what peft puts around one.
+    """
     if not hasattr(linear, "_hf_hook"):
         return Head(_dense(linear.weight), linear.bias)
     from accelerate.utils import align_module_device
