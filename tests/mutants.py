@@ -71,6 +71,10 @@ class Mutant:
     tests: tuple[str, ...]
 
 
+PLACEMENT = "models/test_models_placement.py::test_"
+RESIZE = "models/test_models_resize.py::test_"
+PEFT = "models/test_models_peft.py::test_"
+PUBLISHED_TEACHER = "integration/test_published_teacher.py::test_"
 NOISE = "diffusion/test_diffusion_noise.py::test_"
 UNIFORMS = "diffusion/test_diffusion_uniforms.py::test_"
 CATEGORICAL = "diffusion/test_diffusion_categorical.py::test_"
@@ -166,6 +170,148 @@ PUBLISHED = "models/test_models_published.py::test_"
 
 
 MUTANTS = [
+    Mutant(
+        "the constant condition lies where its weights are kept",
+        "models/blocks.py",
+        "[ids.new_ones(half, dtype=dtype), ids.new_zeros(half, dtype=dtype)]",
+        "[next(self.mlp.parameters()).new_ones(half), next(self.mlp.parameters()).new_zeros(half)]",
+        (PLACEMENT + "a_model_has_its_law_wherever_its_weights_are_kept",),
+    ),
+    Mutant(
+        "a mask of attention lies where the embedding is kept",
+        "models/mdlm.py",
+        "dtype=self.dtype, device=z.device",
+        "dtype=self.dtype, device=self.backbone.vocab_embed.embedding.device",
+        (PLACEMENT + "a_model_has_its_law_wherever_its_weights_are_kept",),
+    ),
+    Mutant(
+        "an offloaded model computes nowhere",
+        "models/blocks.py",
+        "return super().device if place is None else torch.device(place)",
+        "return super().device",
+        (
+            PLACEMENT + "an_offloaded_model_generates_the_same_texts",
+            PLACEMENT + "an_offloaded_model_does_not_hold_its_weights",
+        ),
+    ),
+    Mutant(
+        "the head of an offloaded model is not read in",
+        "models/placement.py",
+        "with align_module_device(linear):",
+        "if align_module_device:",
+        (PLACEMENT + "the_head_of_an_offloaded_model_is_read_in_for_losses",),
+    ),
+    Mutant(
+        "a model that is not plain is folded and packed",
+        "models/mdlm.py",
+        "return pack(fold(self)) if is_plain(self) else self",
+        "return pack(fold(self))",
+        (
+            PLACEMENT + "a_model_that_is_offloaded_is_its_own_fast_form",
+            PEFT + "the_fast_form_of_a_model_with_adapters_keeps_them",
+        ),
+    ),
+    Mutant(
+        "adapters count as plain weights",
+        "models/placement.py",
+        'or hasattr(m, "base_layer") for m',
+        "for m",
+        (PEFT + "the_fast_form_of_a_model_with_adapters_keeps_them",),
+    ),
+    Mutant(
+        "weights that are elsewhere are folded",
+        "models/fold.py",
+        "if not is_plain(model):",
+        "if False:",
+        (PLACEMENT + "folding_and_resizing_an_offloaded_model_is_refused",),
+    ),
+    Mutant(
+        "asked rows stay on the device they were made for",
+        "models/attention.py",
+        "return Asked(*(x.to(device, non_blocking=non_blocking) for x in parts))",
+        "return Asked(*parts)",
+        (PLACEMENT + "asked_rows_go_with_the_other_inputs_of_a_block_to_its_device",),
+    ),
+    Mutant(
+        "new ids begin as the sum of the old",
+        "models/resize.py",
+        "others.double().mean(0)",
+        "others.double().sum(0)",
+        (RESIZE + "a_new_id_is_at_most_as_likely_as_an_old_one_is_on_average",),
+    ),
+    Mutant(
+        "MASK moves behind the new ids",
+        "models/resize.py",
+        "linear.out_features = model.config.vocab_size = ids",
+        "linear.out_features = model.config.vocab_size = ids; model.mask_token_id = ids - 1",
+        (RESIZE + "old_ids_keep_their_scores_and_mask_its_id_when_ids_are_added",),
+    ),
+    Mutant(
+        "resizing parts tied rows",
+        "models/resize.py",
+        "is_tied = linear.weight is embedding.embedding",
+        "is_tied = False",
+        (RESIZE + "tied_rows_stay_tied",),
+    ),
+    Mutant(
+        "MASK may be cut off",
+        "models/resize.py",
+        "if ids <= mask:",
+        "if False:",
+        (RESIZE + "a_vocabulary_that_cannot_be_is_refused",),
+    ),
+    Mutant(
+        "a plan in bfloat16 needs a GPU",
+        "cli/dry_run.py",
+        "if not self.dry_run or torch.accelerator.is_available():",
+        "if True:",
+        (DRY_RUN + "a_run_in_bfloat16_is_planned_on_a_cpu_without_saying_so",),
+    ),
+    Mutant(
+        "a long probe is begun all the same",
+        "cli/dry_run.py",
+        "patience > PROBE_SECONDS",
+        "False",
+        (DRY_RUN + "a_probe_that_would_take_too_long_gives_way_to_gpus",),
+    ),
+    Mutant(
+        "a GPU is used to the full",
+        "training/gpu_hours.py",
+        "flops / (devices * mfu * peak)",
+        "flops / (devices * peak)",
+        (DRY_RUN + "hours_of_named_gpus_are_operations_over_a_share_of_their_rates",),
+    ),
+    Mutant(
+        "hours of GPUs are those of float32",
+        "training/config.py",
+        'bf16=args.bf16, fp16=args.fp16, device=torch.device("cuda")',
+        'bf16=False, fp16=args.fp16, device=torch.device("cuda")',
+        (DRY_RUN + "bfloat16_counts_for_gpus_where_the_run_asks_for_it",),
+    ),
+    Mutant(
+        "no model on the hub has a known shape",
+        "cli/dry_run.py",
+        "return self.shape or (KNOWN_SHAPES.get(source) if isinstance(source, str) else None)",
+        "return self.shape",
+        (DRY_RUN + "the_published_teacher_is_planned_by_name",),
+    ),
+    Mutant(
+        "a given tokenizer is left aside",
+        "cli/distill.py",
+        "if self.tokenizer is not None:",
+        "if False:",
+        (PUBLISHED_TEACHER + "a_tokenizer_of_other_ids_is_refused",),
+    ),
+    Mutant(
+        "a name on the hub is a missing folder",
+        "cli/distill.py",
+        'return model if local or name.count("/") != 1 else name',
+        "return model",
+        (
+            PUBLISHED_TEACHER
+            + "a_missing_folder_is_named_as_a_folder_and_a_name_on_the_hub_as_such",
+        ),
+    ),
     Mutant(
         "all sets of masks of a continuation count alike",
         "evaluation/mask_sets.py",

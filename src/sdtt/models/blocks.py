@@ -30,6 +30,8 @@ from sdtt.models.attention import (
 )
 from sdtt.models.config import BlocksConfig
 from sdtt.models.linear import PackedLinear, QueryKeyValue, part_of
+from sdtt.models.placement import head_of
+from sdtt.models.resize import resize_vocabulary
 
 SINUSOID_WIDTH = 256
 
@@ -74,16 +76,19 @@ class ConstantCondition(nn.Module):
             nn.Linear(SINUSOID_WIDTH, width), nn.SiLU(), nn.Linear(width, width)
         )
 
-    def forward(self) -> Float[Tensor, " C"]:
-        """SiLU(MLP([cos 0, ..., sin 0, ...])): the same for every text and time."""
-        half = SINUSOID_WIDTH // 2
-        like = next(self.mlp.parameters())
-        sinusoid = torch.cat([like.new_ones(half), like.new_zeros(half)])
+    def forward(self, ids: Int[Tensor, "*B"]) -> Float[Tensor, " C"]:
+        """SiLU(MLP([cos 0, ..., sin 0, ...])): the same for every text and time.
+
+        Args:
+            ids: Any, of which only the device is read: that of a weight may be none (offloaded).
+        """
+        half, dtype = SINUSOID_WIDTH // 2, next(self.mlp.parameters()).dtype
+        sinusoid = torch.cat([ids.new_ones(half, dtype=dtype), ids.new_zeros(half, dtype=dtype)])
         return nn.functional.silu(self.mlp(sinusoid))
 
     def double_precision(self) -> Float[Tensor, " C"]:
         """The same in float64 on the CPU, for folding."""
-        exact: Tensor = copy.deepcopy(self).cpu().double()()
+        exact: Tensor = copy.deepcopy(self).cpu().double()(torch.zeros(1, dtype=torch.long))
         return exact
 
 
@@ -288,13 +293,13 @@ class Backbone(nn.Module):
         cache: Cache | None = None,
     ) -> Float[Tensor, "N D"]:
         """The rows that the head takes: all B*L of them, or those asked for."""
-        condition = self.sigma_map() if hasattr(self, "sigma_map") else None
+        condition = self.sigma_map(ids) if hasattr(self, "sigma_map") else None
         angles = rotary_angles(positions, self.head_width)
         x = self._trunk_for(ids)(ids, angles, attention_mask, condition, cache)
         last = self.blocks[-1]
         if rows is None or cache is not None or last.is_causal or torch.is_grad_enabled():
             x = last(x, angles, attention_mask, condition, cache).flatten(0, 1)
-            x = x if rows is None else x[rows]
+            x = x if rows is None else x[rows.to(x.device)]
         else:
             asked = Asked.of(rows, ids.shape[0], ids.shape[1], ids.device)
             x = last(x, angles, attention_mask, condition, cache, asked)
@@ -341,7 +346,7 @@ class BlocksModel(PreTrainedModel):
     def scores(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "N K"]:
         """The head of hidden rows, one column for every id."""
         result: Tensor = (self._packed_head or self.backbone.output_layer.linear)(h)
-        return result
+        return result.to(h.device)
 
     def compile_for_training(self, **options: Any) -> None:
         """Compiles the blocks, one by one, for passes with gradients; copies are not compiled.
@@ -374,10 +379,45 @@ class BlocksModel(PreTrainedModel):
         super().save_pretrained(*arguments, **options)
 
     @property
+    def device(self) -> torch.device:
+        """Where the model computes, and ids belong: offloaded weights lie elsewhere."""
+        hook = getattr(self.backbone.vocab_embed, "_hf_hook", None)
+        place = getattr(hook, "execution_device", None)
+        return super().device if place is None else torch.device(place)
+
+    @property
     def head(self) -> Head:
-        """The final linear map alone."""
-        linear = self.backbone.output_layer.linear
-        return Head(linear.weight, linear.bias)
+        """The final linear map alone, as plain tensors: whole if offloaded, dense if quantised."""
+        return head_of(self.backbone.output_layer.linear)
+
+    def resize_token_embeddings(  # type: ignore[override]
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Module:
+        """Gives embedding and head another number of ids; MASK stays where it is.
+
+        Args:
+            new_num_tokens: Ids from now on, MASK included; None changes nothing.
+            pad_to_multiple_of: Refused: ids that no tokenizer makes would have a probability.
+            mean_resizing: New ids begin as the mean of all ids but MASK, so that no new id is
+                likelier than these are on average; else drawn as in a fresh model.
+
+        Returns:
+            The token embedding.
+
+        Raises:
+            ValueError: If MASK would have no row, or the rows would be padded.
+        """
+        if pad_to_multiple_of is not None:
+            raise ValueError(
+                f"pad_to_multiple_of={pad_to_multiple_of} would add ids that no tokenizer makes, "
+                "and give them a probability: leave it out"
+            )
+        if new_num_tokens is not None and new_num_tokens != self.config.vocab_size:
+            resize_vocabulary(self, new_num_tokens, mean_resizing=mean_resizing)
+        return self.get_input_embeddings()
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding."""

@@ -95,7 +95,7 @@ class CausalLM(BlocksModel, GenerationMixin):
             positions = torch.arange(ids.shape[1], device=ids.device) + seen
         mask = create_causal_mask(
             config=self.config,
-            inputs_embeds=self.backbone.vocab_embed.embedding.new_empty(*ids.shape, 0),
+            inputs_embeds=torch.empty(*ids.shape, 0, dtype=self.dtype, device=ids.device),
             attention_mask=attention_mask,
             past_key_values=cache,
             position_ids=positions if positions.dim() == 2 else positions[None],

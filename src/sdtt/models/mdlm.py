@@ -15,6 +15,7 @@ from sdtt.models.blocks import BlocksModel
 from sdtt.models.config import BlocksConfig
 from sdtt.models.fold import fold
 from sdtt.models.pack import pack
+from sdtt.models.placement import is_plain
 from sdtt.sampling.generation import DiffusionGenerationMixin
 
 Objective = Callable[[Tensor, Head], Tensor]
@@ -67,9 +68,10 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
     def for_inference(self) -> "MDLMForMaskedLM":
         """The same law, to the rounding of the dtype, in the form that is fastest to sample from.
 
-        Conditioning is folded, and on a CPU weights are packed: see ``models.pack.pack``.
+        Conditioning is folded, and on a CPU weights are packed: see ``models.pack.pack``. A model
+        that is quantised, offloaded or adapted stays as it is: itself.
         """
-        return pack(fold(self))
+        return pack(fold(self)) if is_plain(self) else self
 
     def compile_trunk(self, backend: str = "inductor") -> None:
         """Compiles all but the last block for passes without gradients; copies are not compiled."""
@@ -102,12 +104,12 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
         if attention_mask is not None:
             mask = create_bidirectional_mask(
                 config=self.config,
-                inputs_embeds=self.backbone.vocab_embed.embedding.new_empty(*z.shape, 0),
+                inputs_embeds=torch.empty(*z.shape, 0, dtype=self.dtype, device=z.device),
                 attention_mask=attention_mask,
             )
         positions = torch.arange(length, device=z.device)
         hidden: Tensor = self.backbone(z, positions, mask, rows)
-        return hidden
+        return hidden.to(z.device)
 
     def logits(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
         """Scores of each row without the excluded ids; see ``Denoiser.logits``."""
