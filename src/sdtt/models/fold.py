@@ -21,12 +21,13 @@ def fold(model: Model) -> Model:
     rounding of its dtype. Queries, keys and values get a bias by it (``attention_bias``).
 
     Args:
-        model: With ``conditioning="constant"``; another one is returned as it is.
+        model: With ``conditioning="constant"``; another one is returned as it is: without
+            conditioning there is nothing to fold, with ``"time"`` nothing that is constant.
 
     Returns:
         A new model, which shares the weights that folding does not change.
     """
-    if model.config.conditioning == "none":
+    if model.config.conditioning != "constant":
         return model
     config = copy.deepcopy(model.config)
     config.conditioning, config.cond_dim, config.attention_bias = "none", None, True
