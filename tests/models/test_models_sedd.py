@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 import torch
-from models.published import log_scores, published_parameters
+from models.written_out import log_scores, published_parameters
 from transformers import AutoModelForMaskedLM
 
 from sdtt.diffusion.denoiser import Denoiser

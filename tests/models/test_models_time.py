@@ -6,7 +6,7 @@ import math
 import jaxtyping
 import pytest
 import torch
-from models.published import published_parameters, raw_output
+from models.written_out import published_parameters, raw_output
 from transformers import AutoModelForMaskedLM
 
 from sdtt.models.causal import CausalConfig
