@@ -1337,10 +1337,7 @@ MUTANTS = [
         "sampling/network.py",
         "if self._uniform and (t is None or not self._is_told_time):",
         "if self._uniform:",
-        (
-            SAMPLERS_TELL + "a_blank_row_of_a_denoiser_that_is_told_the_time_is_of_its_own_time",
-            TIME + "a_text_does_not_depend_on_the_times_of_its_batch",
-        ),
+        (SAMPLERS_TELL + "a_blank_row_of_a_denoiser_that_is_told_the_time_is_of_its_own_time",),
     ),
     Mutant(
         "the NELBO tells its own time, whatever its schedule",

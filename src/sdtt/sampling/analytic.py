@@ -45,7 +45,7 @@ def total_score(denoiser: Denoiser, hidden: Float[Tensor, "N D"]) -> Float64[Ten
     """
     if not getattr(denoiser, "unnormalised_scores", False):
         return torch.ones(len(hidden), dtype=torch.float64)
-    no_draw = hidden.new_empty(len(hidden))
+    no_draw = torch.empty(len(hidden), dtype=torch.float64)
     sums = [logits.double().logsumexp(-1) for logits, _, _ in tiles(denoiser, hidden, no_draw)]
     return torch.cat(sums).exp().cpu()
 
