@@ -93,6 +93,11 @@ CANVAS = "sampling/test_sampling_canvas.py::test_"
 GENERATE = "sampling/test_sampling_generate.py::test_"
 
 FOLD = "models/test_models_fold.py::test_"
+TIME = "models/test_models_time.py::test_"
+SEDD = "models/test_models_sedd.py::test_"
+FORMATS_SEDD = "models/test_formats_sedd.py::test_"
+SAMPLERS_TELL = "sampling/test_sampling_told.py::test_"
+TOLD = "training/test_training_told.py::test_"
 ROWS = "models/test_models_rows.py::test_"
 PACK = "models/test_models_pack.py::test_"
 COMPILE = "models/test_models_compile.py::test_"
@@ -1324,8 +1329,8 @@ MUTANTS = [
     Mutant(
         "empty texts are told the time of one of them",
         "sampling/network.py",
-        "own = t[torch.searchsorted(texts, rows // self.length)]",
-        "own = t[:1].expand(len(rows))",
+        "t[torch.searchsorted(texts, rows // self.length)][begun]",
+        "t[:1].expand(int(begun.sum()))",
         (REVEAL + "each_text_is_told_its_own_time[first_hitting]",),
     ),
     Mutant(
@@ -1386,6 +1391,195 @@ MUTANTS = [
         "device=filled.device) > stop[:, None]",
         "device=filled.device) >= stop[:, None]",
         (GENERATE + "a_sampled_stop_is_the_last_token_and_padding_follows",),
+    ),
+    Mutant(
+        "sines of the noise level come before its cosines",
+        "models/blocks.py",
+        "torch.cat([angles.cos(), angles.sin()], -1)",
+        "torch.cat([angles.sin(), angles.cos()], -1)",
+        (
+            TIME + "a_network_that_is_told_the_time_is_the_published_one_written_out",
+            SEDD + "ratios_are_the_published_ones_written_out",
+        ),
+    ),
+    Mutant(
+        "asked rows have the condition of the first text",
+        "models/blocks.py",
+        "return [part.squeeze(1)[text.to(part.device)] for part in parts]",
+        "return [part.squeeze(1)[0 * text.to(part.device)] for part in parts]",
+        (TIME + "asked_rows_have_the_condition_of_their_text",),
+    ),
+    Mutant(
+        "a network that is told nothing takes t = 1",
+        "models/mdlm.py",
+        "masked_share(z, self.mask_token_id, attention_mask) if t is None else t",
+        "torch.ones(len(z)) if t is None else t",
+        (TIME + "a_network_that_is_told_nothing_counts_its_masks",),
+    ),
+    Mutant(
+        "padding counts as visible text",
+        "models/noise_level.py",
+        "real = torch.ones_like(z) if attention_mask is None else attention_mask.to(z)",
+        "real = torch.ones_like(z)",
+        (TIME + "padding_does_not_count",),
+    ),
+    Mutant(
+        "forward keeps its time to itself",
+        "models/mdlm.py",
+        "hidden = self.hidden(input_ids, rows, attention_mask=attention_mask, t=t)",
+        "hidden = self.hidden(input_ids, rows, attention_mask=attention_mask)",
+        (
+            TIME + "forward_tells_its_times",
+            TOLD + "a_student_in_pretraining_is_told_its_time",
+            TOLD + "a_student_in_distillation_is_told_the_share_masked_at_its_time",
+        ),
+    ),
+    Mutant(
+        "folding takes a model that is told the time for one that is not",
+        "models/fold.py",
+        'if model.config.conditioning != "constant":',
+        'if model.config.conditioning == "none":',
+        (TIME + "a_model_that_is_told_the_time_is_packed_without_folding",),
+    ),
+    Mutant(
+        "the published log-linear noise ends without visible tokens",
+        "models/noise_level.py",
+        "LEAST_VISIBLE = 1e-3",
+        "LEAST_VISIBLE = 1e-6",
+        (TIME + "the_published_log_linear_level_ends_at_a_thousandth_of_visible_tokens",),
+    ),
+    Mutant(
+        "a geometric level takes the share for the time",
+        "models/noise_level.py",
+        "return (-torch.log1p(-share)).clamp(sigma_min, sigma_max)",
+        "return sigma_min ** (1 - share) * sigma_max**share",
+        (
+            TIME + "a_geometric_level_is_the_one_that_masks_the_share",
+            SEDD + "ratios_are_the_published_ones_written_out",
+        ),
+    ),
+    Mutant(
+        "logits of unscaled ratios forget the odds to be masked",
+        "models/sedd.py",
+        "raw + h[:, width:]",
+        "raw",
+        (
+            SEDD + "logits_are_ratios_times_the_odds_to_be_masked",
+            SEDD + "the_total_is_the_sum_of_ratios_times_the_odds_to_be_masked",
+            SEDD + "ratios_are_the_published_ones_written_out",
+        ),
+    ),
+    Mutant(
+        "the odds to be masked are those to be visible",
+        "models/sedd.py",
+        "return torch.expm1(sigma).clamp_min(torch.finfo(sigma.dtype).tiny).log()",
+        "return -torch.expm1(sigma).clamp_min(torch.finfo(sigma.dtype).tiny).log()",
+        (SEDD + "ratios_of_the_process_times_the_odds_to_be_masked_are_the_law_of_a_token",),
+    ),
+    Mutant(
+        "without noise the odds to be masked have no logarithm",
+        "models/sedd.py",
+        ".clamp_min(torch.finfo(sigma.dtype).tiny).log()",
+        ".log()",
+        (SEDD + "without_noise_the_logits_are_finite",),
+    ),
+    Mutant(
+        "a score model counts MASK among its tokens",
+        "models/sedd.py",
+        "return raw - math.log(self.config.vocab_size - 1) if scaled",
+        "return raw - math.log(self.config.vocab_size) if scaled",
+        (SEDD + "ratios_are_the_published_ones_written_out",),
+    ),
+    Mutant(
+        "the constant of the ratios is taken off in low precision",
+        "models/sedd.py",
+        "raw = raw.to(torch.promote_types(raw.dtype, torch.float32))",
+        "pass",
+        (SEDD + "in_bfloat16_logits_lose_nothing_in_their_constant",),
+    ),
+    Mutant(
+        "a score model may be a student",
+        "training/teacher.py",
+        'if getattr(student, "unnormalised_scores", False):',
+        "if False:",
+        (TOLD + "a_score_model_as_student_is_refused_by_what_may_be_one",),
+    ),
+    Mutant(
+        "the process tells its own time, whatever its schedule",
+        "sampling/ancestral.py",
+        "told = 1 - schedule.alpha(times)",
+        "told = times",
+        (
+            SAMPLERS_TELL + "a_step_of_the_process_tells_the_share_that_is_masked_at_its_time",
+            SAMPLERS_TELL
+            + "the_share_does_not_hang_on_the_name_of_the_schedule_but_on_who_is_masked",
+        ),
+    ),
+    Mutant(
+        "the analytic sampler tells its own time, whatever its schedule",
+        "sampling/analytic.py",
+        "told = 1 - schedule.alpha(times)",
+        "told = times",
+        (SAMPLERS_TELL + "a_step_of_the_process_tells_the_share_that_is_masked_at_its_time",),
+    ),
+    Mutant(
+        "first hitting tells nothing",
+        "sampling/first_hitting.py",
+        ", told=hits)",
+        ")",
+        (SAMPLERS_TELL + "a_step_of_the_process_tells_the_share_that_is_masked_at_its_time",),
+    ),
+    Mutant(
+        "confidence tells a time of its own",
+        "sampling/confidence.py",
+        "network.ask(rows, texts, None, begun)",
+        "network.ask(rows, texts, t, begun)",
+        (SAMPLERS_TELL + "a_step_of_no_process_lets_the_denoiser_count",),
+    ),
+    Mutant(
+        "a blank row serves all times",
+        "sampling/network.py",
+        "if self._uniform and (t is None or not self._is_told_time):",
+        "if self._uniform:",
+        (SAMPLERS_TELL + "a_blank_row_of_a_denoiser_that_is_told_the_time_is_of_its_own_time",),
+    ),
+    Mutant(
+        "the NELBO tells its own time, whatever its schedule",
+        "diffusion/elbo.py",
+        "told = (1 - schedule.alpha(t)).float()",
+        "told = t.float()",
+        (TOLD + "a_student_in_pretraining_is_told_its_time",),
+    ),
+    Mutant(
+        "a rollout tells its own time, whatever its schedule",
+        "diffusion/rollout.py",
+        "told = (1 - schedule.alpha(times[:, i])).float()",
+        "told = times[:, i].float()",
+        (TOLD + "a_teacher_is_told_the_share_masked_before_each_of_its_steps",),
+    ),
+    Mutant(
+        "training tells its own time, whatever its schedule",
+        "training/stream.py",
+        "return (1 - schedule.alpha(self.t)).float()",
+        "return self.t.float()",
+        (
+            TOLD + "a_student_in_pretraining_is_told_its_time",
+            TOLD + "a_student_in_distillation_is_told_the_share_masked_at_its_time",
+        ),
+    ),
+    Mutant(
+        "a score model under uniform noise is taken",
+        "models/formats/layouts.py",
+        'if kind != "absorb":',
+        "if False:",
+        (FORMATS_SEDD + "a_score_model_of_another_law_is_refused",),
+    ),
+    Mutant(
+        "every published score model is taken for scaled",
+        "models/formats/layouts.py",
+        'config["model"].get("scale_by_sigma", True)',
+        "True",
+        (FORMATS_SEDD + "a_loaded_score_model_has_the_ratios_written_out",),
     ),
     Mutant(
         "a padded text attends to its padding",

@@ -287,10 +287,12 @@ def test_a_text_longer_than_the_model_is_refused(model):
     [
         ({"n_heads": 3}, r"multiple of 2 \* n_heads"),
         ({"n_heads": 16}, r"multiple of 2 \* n_heads"),  # odd heads cannot be turned
-        ({"conditioning": "time", "cond_dim": 6}, "must be 'none' or 'constant', got 'time'"),
+        ({"conditioning": "adaLN", "cond_dim": 6}, "'constant' or 'time', got 'adaLN'"),
         ({"conditioning": "constant"}, "does not go with cond_dim=None"),
         ({"conditioning": "none", "cond_dim": 6}, "does not go with cond_dim=6"),
-        ({"time_conditioning": True}, "time_conditioning=True is not supported"),
+        ({"conditioning": "time"}, "does not go with cond_dim=None"),
+        ({"time_conditioning": True}, "conditioning='time' does not go with cond_dim=None"),
+        ({"time_conditioning": True} | CONDITIONED, "does not go with conditioning='constant'"),
         ({"mask_token_id": 11}, r"mask_token_id must lie in \[0, 11\), got 11"),
         ({"mask_token_id": -1}, r"mask_token_id must lie in \[0, 11\), got -1"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),

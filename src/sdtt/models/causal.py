@@ -23,6 +23,14 @@ class CausalConfig(BlocksConfig):
     model_type = "sdtt_causal"
     use_cache: bool = True
 
+    def _check(self) -> None:
+        super()._check()
+        if self.conditioning == "time":
+            raise ValueError(
+                "a causal model masks nothing, so it has no time to be told: conditioning must be "
+                "'none' or 'constant', got 'time'"
+            )
+
 
 class CausalLM(BlocksModel, GenerationMixin):
     """An autoregressive transformer, p(x_i | x_1 .. x_{i-1}), of the shape of an MDLM.

@@ -22,7 +22,8 @@ def fold(model: Model) -> Model:
     rounding of its dtype. Queries, keys and values get a bias by it (``attention_bias``).
 
     Args:
-        model: With ``conditioning="constant"``; another one is returned as it is.
+        model: With ``conditioning="constant"``; another one is returned as it is: without
+            conditioning there is nothing to fold, with ``"time"`` nothing that is constant.
 
     Returns:
         A new model, which shares the weights that folding does not change.
@@ -30,7 +31,7 @@ def fold(model: Model) -> Model:
     Raises:
         ValueError: If weights are not plain tensors (``is_plain``).
     """
-    if model.config.conditioning == "none":
+    if model.config.conditioning != "constant":
         return model
     if not is_plain(model):
         raise ValueError(

@@ -247,7 +247,10 @@ class SDTTTrainer(StreamTrainer):
                 temperature=self.args.divergence_temperature,
             )
 
-        loss: Tensor = model(input_ids=z, attention_mask=real, rows=rows, objective=objective).loss
+        told = noise.told(self.schedule).to(x.device)
+        loss: Tensor = model(
+            input_ids=z, attention_mask=real, t=told, rows=rows, objective=objective
+        ).loss
         return loss
 
     def _follow_rounds(self) -> None:

@@ -97,7 +97,10 @@ class MDLMTrainer(StreamTrainer):
 
         z = mask(x, masked, denoiser.mask_token_id)
         real = noise.attention_mask(x.device)
-        loss: Tensor = model(input_ids=z, attention_mask=real, rows=rows, objective=objective).loss
+        told = noise.told(self.schedule).to(x.device)
+        loss: Tensor = model(
+            input_ids=z, attention_mask=real, t=told, rows=rows, objective=objective
+        ).loss
         return loss
 
 

@@ -70,7 +70,8 @@ def account_of(
             f"{len(whole)} weights are of whole numbers, such as {whole[0]} ({kind}): quantised "
             "checkpoints are not taken"
         )
-    return Account(taken, {name: _why_left(ours[name], name, tied) for name in ours.keys() - taken})
+    left = {ours[name][0]: _why_left(ours[name], name, tied) for name in ours.keys() - taken}
+    return Account(taken, left)
 
 
 def _check_missing(missing: list[str], ours: Mapping[str, tuple[str, Stored]]) -> None:

@@ -90,8 +90,13 @@ def check_foldable(checkpoint: Checkpoint) -> None:
     """Refuses to fold what has nothing to fold.
 
     Raises:
-        ValueError: If it has no conditioning.
+        ValueError: If it has no conditioning, or one that is not constant.
     """
+    if checkpoint.config.conditioning == "time":
+        raise ValueError(
+            f"{checkpoint.source} is told the time, so nothing of its conditioning is constant and "
+            "can be folded: leave out --fold"
+        )
     if checkpoint.config.conditioning == "none":
         raise ValueError(f"{checkpoint.source} has no conditioning to fold: leave out --fold")
 

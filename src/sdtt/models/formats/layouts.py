@@ -14,6 +14,7 @@ from sdtt.models.config import BlocksConfig
 from sdtt.models.formats.names import ROOT, ROTARY
 from sdtt.models.formats.stored import Stored
 from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
+from sdtt.models.sedd import SEDDConfig, SEDDForMaskedLM
 
 Config = Mapping[str, Any]
 Weights = Mapping[str, Stored]
@@ -117,7 +118,15 @@ def of_nested(config: Config, network: Weights) -> dict[str, Any]:
         ValueError: If it is of a network that is no law of clean tokens behind MASK.
     """
     _refuse_other_laws(config)
-    model, algorithm = config.get("model") or {}, config.get("algo")
+    algorithm = config.get("algo")
+    inner = algorithm if isinstance(algorithm, Mapping) else {}
+    told_time = any(each.get("time_conditioning") is True for each in (config, inner))
+    said = _of_section(config.get("model") or {})
+    return of_shapes(network) | said | {"time_conditioning": told_time}
+
+
+def _of_section(model: Config) -> dict[str, Any]:
+    """What the section ``model`` says of the network, by our names."""
     names = {
         "hidden_size": "hidden_dim",
         "n_blocks": "n_blocks",
@@ -127,10 +136,39 @@ def of_nested(config: Config, network: Weights) -> dict[str, Any]:
         "dropout": "dropout",
         "tie_word_embeddings": "tie_word_embeddings",
     }
-    said = {ours: model[name] for name, ours in names.items() if model.get(name) is not None}
-    inner = algorithm if isinstance(algorithm, Mapping) else {}
-    told_time = any(each.get("time_conditioning") is True for each in (config, inner))
-    return of_shapes(network) | said | {"time_conditioning": told_time}
+    return {ours: model[name] for name, ours in names.items() if model.get(name) is not None}
+
+
+def _is_sedd(config: Config, weights: Weights) -> bool:
+    sections = all(isinstance(config.get(name), Mapping) for name in ("model", "graph"))
+    return sections and "model_type" not in config and bool(of_shapes(weights))
+
+
+def of_sedd(config: Config, network: Weights) -> dict[str, Any]:
+    """The settings of a score model: sections model, graph and noise, and its tokens.
+
+    Raises:
+        ValueError: If its noise does not end in MASK, or its vocabulary is not tokens and MASK.
+    """
+    kind, noise = config["graph"].get("type"), config.get("noise")
+    if kind != "absorb":
+        raise ValueError(
+            f"its config says graph.type={kind!r}: its noise is not MASK; 'absorb' is taken"
+        )
+    said = of_shapes(network) | _of_section(config["model"])
+    rows, tokens = said["vocab_size"], config.get("tokens")
+    if tokens is not None and tokens + 1 != rows:
+        raise ValueError(
+            f"its config says {tokens} tokens, which with MASK are {tokens + 1} ids, and the "
+            f"embedding has {rows} rows"
+        )
+    said |= {"mask_token_id": rows - 1, "conditioning": "time"}
+    said["scale_by_sigma"] = config["model"].get("scale_by_sigma", True)
+    noise = noise if isinstance(noise, Mapping) else {}
+    said["noise"] = noise.get("type", "loglinear")
+    ends = {name: noise.get(name) for name in ("sigma_min", "sigma_max")}
+    # hydra writes 1e-4 as a string
+    return said | {name: float(end) for name, end in ends.items() if end is not None}
 
 
 def _refuse_other_laws(config: Config) -> None:
@@ -173,6 +211,15 @@ LAYOUTS = (
         line="a config with a section 'model': SDTT (jdeschena/sdtt), Lightning of mdlm and duo",
         recognise=_is_nested,
         settings=of_nested,
+    ),
+    Layout(
+        name="sedd",
+        line="a score model with sections 'model' and 'graph' (louaaron/sedd-small, -medium)",
+        recognise=_is_sedd,
+        settings=of_sedd,
+        prefix="",
+        config_type=SEDDConfig,
+        model_type=SEDDForMaskedLM,
     ),
     Layout(
         name="bare",

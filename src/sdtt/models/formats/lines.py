@@ -18,7 +18,7 @@ def account_lines(
         dtype: What it is cast to, if it is.
     """
     layout, account, config = checkpoint.layout, checkpoint.account, checkpoint.config
-    condition = f"constant, {config.cond_dim} wide" if config.cond_dim else "none"
+    condition = f"{config.conditioning}, {config.cond_dim} wide" if config.cond_dim else "none"
     held = str(checkpoint.dtype).removeprefix("torch.")
     cast = f", written as {str(dtype).removeprefix('torch.')}" if dtype is not None else ""
     lines = [
