@@ -171,13 +171,19 @@ def test_another_architecture_is_named_by_what_was_found(tmp_path):
         ({"diffusion": "uniform"}, "diffusion='uniform'"),
         ({"backbone": "dimamba"}, "backbone='dimamba'"),
         ({"algo": {"causal_attention": True}}, "causal_attention=true"),
-        ({"time_conditioning": True}, "time_conditioning=True is not supported"),
-        ({"algo": {"time_conditioning": True}}, "time_conditioning=True"),
     ],
 )
 def test_a_network_of_another_law_is_refused_though_its_weights_fit(said, named, tmp_path):
     with pytest.raises(ValueError, match=named):
         load_model(folder_of(tmp_path, config=nested_config() | said))
+
+
+@pytest.mark.parametrize(
+    "said", [{"time_conditioning": True}, {"algo": {"time_conditioning": True}}]
+)
+def test_a_network_that_is_told_the_time_is_told_it_here_too(said, tmp_path):
+    model = load_model(folder_of(tmp_path, config=nested_config() | said))
+    assert model.config.conditioning == "time"
 
 
 # ---------------------------------------------------------------- half a download
