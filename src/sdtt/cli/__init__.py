@@ -43,6 +43,10 @@ VERBS = {
         "sdtt.cli.evaluate",
         "Score a model, or a file of samples, at several numbers of steps",
     ),
+    "convert": (
+        "sdtt.cli.convert",
+        "Bring in somebody's checkpoint, with an account of every key",
+    ),
     "report": (
         "sdtt.cli.report",
         "Make tables, figures and a page of what was evaluated; reads no model",
