@@ -29,7 +29,7 @@ SMALL = Shape(ids=50258, width=768, blocks=12, heads=12, condition=128, length=1
 """The published size: 169M."""
 
 
-def random_weights(shape=Shape(), seed=0, scale=None):  # noqa: B008 - it is frozen
+def random_weights(shape=Shape(), seed=0, scale=None):
     """Every weight of the network, modulations and biases too, in the published order."""
     d, c = shape.width, shape.condition
     sizes = {"vocab_embed.embedding": (shape.ids, d)}
@@ -60,7 +60,7 @@ def random_weights(shape=Shape(), seed=0, scale=None):  # noqa: B008 - it is fro
     return weights
 
 
-def texts(shape=Shape(), count=3, length=10, seed=5):  # noqa: B008 - it is frozen
+def texts(shape=Shape(), count=3, length=10, seed=5):
     """Ids, about half of them MASK."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(shape.ids - 1, (count, length), generator=generator)
@@ -132,7 +132,7 @@ def under(weights, prefix="backbone."):
     return {prefix + name: weight for name, weight in weights.items()}
 
 
-def mdlm_config(shape=Shape()):  # noqa: B008 - it is frozen
+def mdlm_config(shape=Shape()):
     """As kuleshov-group/mdlm-owt has it."""
     return {
         "architectures": ["MDLM"],
@@ -154,7 +154,7 @@ def mdlm_config(shape=Shape()):  # noqa: B008 - it is frozen
     }
 
 
-def nested_config(shape=Shape()):  # noqa: B008 - it is frozen
+def nested_config(shape=Shape()):
     """As jdeschena/sdtt has it, and Lightning's files of mdlm."""
     return {
         "mode": "train",

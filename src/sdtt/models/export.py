@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sdtt.models.attention import ROTARY_BASE
 from sdtt.models.blocks import SINUSOID_WIDTH
+from sdtt.models.config import BlocksConfig
 from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
 from sdtt.models.remote import AUTO_MAP, MODELLING_FILE
 
@@ -94,7 +95,7 @@ def as_reference(
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}; there are {', '.join(LAYOUTS)}")
     config = model.config
-    _check(config)
+    check_reference(config)
     weights = {f"backbone.{name}": w for name, w in model.backbone.state_dict().items()}
     if config.conditioning == "none":
         weights |= _without_effect(config)
@@ -113,7 +114,18 @@ def as_reference(
     return Reference(_config(config, layout, dtype), own)
 
 
-def _check(config: MDLMConfig) -> None:
+def check_reference(config: BlocksConfig) -> None:
+    """Refuses a shape that the reference code does not have.
+
+    Raises:
+        ValueError: If MASK is not the last id, the MLP's non-linearity is another than tanh-GELU,
+            or it is the shape of another kind of model.
+    """
+    if config.model_type != MDLMConfig.model_type:
+        raise ValueError(
+            f"a model of type {config.model_type!r} has no such layout: it is for "
+            f"{MDLMConfig.model_type!r} ones"
+        )
     if config.mask_token_id != config.vocab_size - 1:
         raise ValueError(
             f"the reference code takes the last id for MASK: this model's MASK is "
@@ -199,6 +211,12 @@ def _config(config: MDLMConfig, layout: str, dtype: torch.dtype) -> dict[str, An
         "torch_dtype": str(dtype).removeprefix("torch."),
         **ids,
     }
+
+
+def save_with_code(model: MDLMForMaskedLM, folder: Path) -> None:
+    """``save_pretrained``, and the modelling file: see ``add_code``."""
+    model.save_pretrained(folder)
+    add_code(folder)
 
 
 def add_code(folder: Path) -> None:

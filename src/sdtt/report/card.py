@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from sdtt.report.cells import read_cells, read_runs
-from sdtt.report.matched import beside, teacher_of
+from sdtt.report.matched import beside, is_student, teacher_of
 from sdtt.report.provenance import (
     Saved,
     Training,
@@ -187,8 +187,13 @@ def _facts(training: Training) -> Iterator[tuple[str, str]]:
     if training.updates is not None:
         yield "updates recorded up to here", f"{training.updates:,}"
     for name, words in SETTINGS.items():
-        if settings.get(name) not in (None, "", [], False):
+        if _is_said(name, settings.get(name)):
             yield words, ", ".join(map(str, _list(settings[name])))
+
+
+def _is_said(name: str, value: Any) -> bool:
+    switched_off = value is None or value is False or value in ("", [])
+    return not (switched_off or (name == "lora_rank" and value == 0))
 
 
 def _measured(measured: Measured | None) -> Iterator[str]:
@@ -206,7 +211,9 @@ def _measured(measured: Measured | None) -> Iterator[str]:
             f"the evaluation in {measured.folder} has no model {measured.label!r}; "
             f"it has {', '.join(labels)}"
         )
-    suite = Suite(cells, teacher_of(cells, measured.teacher))
+    teacher = teacher_of(cells, measured.teacher)
+    kept = [c for c in cells if c.model == measured.label or not is_student(c, teacher)]
+    suite = Suite(kept, teacher)
     yield f"In what follows this model is called **{in_markdown(measured.label)}**."
     yield "\n".join(f"* {in_markdown(sentence)}" for sentence in summary(suite))
     if not _has_control(suite, measured.label):

@@ -13,6 +13,8 @@ import yaml
 from sdtt.training.rounds import SAMPLING_STEPS, RoundPlan
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
+"""Names of safetensors, and what they are called elsewhere."""
 VERB = re.compile(r"^# sdtt (\w+) --config", re.MULTILINE)
 VERSION = re.compile(r"^# sdtt (\d\S*)", re.MULTILINE)
 
@@ -81,7 +83,7 @@ def read_saved(folder: Path) -> Saved:
     if not files:
         raise ValueError(f"{folder} is no model's folder: it has no weights (*.safetensors)")
     tensors = [tensor for file in files for tensor in _header(file)]
-    names = dict.fromkeys(str(tensor["dtype"]) for tensor in tensors)
+    names = dict.fromkeys(DTYPES.get(str(t["dtype"]), str(t["dtype"])) for t in tensors)
     return Saved(config, sum(prod(tensor["shape"]) for tensor in tensors), tuple(names))
 
 
