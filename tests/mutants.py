@@ -2444,8 +2444,8 @@ MUTANTS = [
     Mutant(
         "the attention bias of a folded model is left out of its export",
         "models/export.py",
-        "+= shift.to(changed)",
-        "+= 0 * shift.to(changed)",
+        ".double() + first_of_six",
+        ".double() + 0 * first_of_six",
         (EXPORT + "a_folded_model_gets_its_attention_bias_back_as_a_shift",),
     ),
     Mutant(

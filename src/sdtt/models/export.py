@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdtt.models.attention import ROTARY_BASE
 from sdtt.models.blocks import SINUSOID_WIDTH
@@ -104,9 +104,8 @@ def as_reference(
         if bias is not None:
             shift = _shift_for(weights[f"{block}.attn_qkv.weight"], bias, block)
             name = f"{block}.adaLN_modulation.bias"
-            changed = weights[name].clone()
-            changed[: len(shift)] += shift.to(changed)
-            weights[name] = changed
+            first_of_six = nn.functional.pad(shift, (0, 5 * len(shift)))
+            weights[name] = weights[name].cpu().double() + first_of_six  # rounded once, below
     dtype = dtype or model.dtype
     # copies, so that tied weights are two; the reference keeps its frequencies beside the weights
     own = {name: w.detach().cpu().to(dtype, copy=True).contiguous() for name, w in weights.items()}
