@@ -161,6 +161,8 @@ PROGRAM = "models/test_models_program.py::test_"
 SAVING = "models/test_models_saving.py::test_"
 CARD = "report/test_report_card.py::test_"
 PUSH = "cli/test_cli_push.py::test_"
+PICKLES = "models/test_models_pickles.py::test_"
+LIGHTNING = "models/test_models_lightning.py::test_"
 
 
 MUTANTS = [
@@ -252,6 +254,125 @@ MUTANTS = [
             SHIPPED + "every_file_of_a_model_is_checked",
             SHIPPED + "an_empty_file_or_a_pointer_to_large_storage_is_damaged",
         ),
+    ),
+    Mutant(
+        "a pickle may name anything of the standard library",
+        "models/formats/pickles.py",
+        "            raise CodeInPickleError(full)",
+        "            pass",
+        (
+            PICKLES + "no_instruction_calls_what_a_pickle_names",
+            PICKLES + "a_name_of_the_standard_library_is_refused_by_name",
+            PICKLES + "a_file_with_code_in_it_is_refused_by_name_and_not_run",
+            PICKLES + "a_bare_pickle_with_code_in_it_is_refused_by_name",
+        ),
+    ),
+    Mutant(
+        "what a pickle names is imported and called",
+        "models/formats/pickles.py",
+        "self.stack.append(Placeholder(full))",
+        "self.stack.append(Placeholder(full, build=getattr(__import__(module), name)))",
+        (PICKLES + "no_instruction_calls_what_another_package_names",),
+    ),
+    Mutant(
+        "a dotted name reaches through a module",
+        "models/formats/pickles.py",
+        '{module.split(".")[0], *name.split(".")[:-1]}',
+        '{module.split(".")[0]}',
+        (PICKLES + "a_dotted_name_does_not_reach_through_a_module",),
+    ),
+    Mutant(
+        "the names of Python 2 go by as those of a package",
+        "models/formats/pickles.py",
+        "if self.protocol < 3:",
+        "if False:",
+        (PICKLES + "a_name_of_python_2_is_refused_as_what_it_means_today",),
+    ),
+    Mutant(
+        "an instruction that is not known is passed over",
+        "models/formats/pickles.py",
+        'raise ValueError(f"the instruction',
+        'str(f"the instruction',
+        (
+            PICKLES + "the_registry_of_extensions_is_not_asked",
+            PICKLES + "buffers_from_outside_the_file_are_refused",
+        ),
+    ),
+    Mutant(
+        "a function that stands for a name takes a state",
+        "models/formats/pickles.py",
+        "target.build is None:\n            target.state = state",
+        "True:\n            target.state = state",
+        (PICKLES + "a_function_of_ours_takes_no_state_items_or_elements",),
+    ),
+    Mutant(
+        "bytes of old protocols are decoded by any codec",
+        "models/formats/pickles.py",
+        'encoding not in ("latin1", "latin-1")',
+        "not encoding",
+        (PICKLES + "bytes_of_old_protocols_use_no_codec_but_their_own",),
+    ),
+    Mutant(
+        "a shared value is followed wherever it occurs",
+        "models/formats/placeholders.py",
+        "if id(value) in done:",
+        "if False:",
+        (PICKLES + "plain_follows_what_holds_itself_and_what_is_shared_once",),
+    ),
+    Mutant(
+        "a leaf of omegaconf stays a placeholder",
+        "models/formats/placeholders.py",
+        '"_val" in placeholder.state',
+        "False",
+        (
+            PICKLES + "a_node_of_omegaconf_comes_out_as_what_it_holds",
+            LIGHTNING + "settings_come_out_plain_and_other_objects_as_placeholders",
+        ),
+    ),
+    Mutant(
+        "a TorchScript archive is read like another",
+        "models/formats/torch_files.py",
+        'if "constants.pkl" in records:',
+        "if False:",
+        (PICKLES + "a_torchscript_archive_is_refused_because_it_holds_code",),
+    ),
+    Mutant(
+        "writing to a tensor writes to the file that it is mapped from",
+        "models/formats/torch_files.py",
+        "from_file(str(file), False, file.stat().st_size)",
+        "from_file(str(file), True, file.stat().st_size)",
+        (PICKLES + "writing_to_a_mapped_tensor_leaves_the_file_alone",),
+    ),
+    Mutant(
+        "a checkpoint is read whole",
+        "models/formats/torch_files.py",
+        "from_file(str(file), False, file.stat().st_size)",
+        "from_file(str(file), False, file.stat().st_size).clone()",
+        (LIGHTNING + "what_is_not_asked_for_is_not_read",),
+    ),
+    Mutant(
+        "tensors of one storage come apart",
+        "models/formats/torch_files.py",
+        "if key not in storages:\n            if",
+        "if True:\n            if",
+        (PICKLES + "tensors_of_one_storage_stay_tied",),
+    ),
+    Mutant(
+        "the lengths between the storages of the legacy format are read as numbers",
+        "models/formats/torch_files.py",
+        "begin += 8 ",
+        "begin += 0 ",
+        (
+            PICKLES + "tensors_are_bitwise_what_was_saved",
+            LIGHTNING + "weights_and_moving_average_are_those_that_were_saved",
+        ),
+    ),
+    Mutant(
+        "a moving average of any form is taken",
+        "models/formats/lightning.py",
+        "if not isinstance(shadow, list) or",
+        "if False and",
+        (LIGHTNING + "a_moving_average_of_another_form_is_an_error",),
     ),
     Mutant(
         "an empty manifest passes any files",

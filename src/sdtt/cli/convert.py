@@ -18,6 +18,7 @@ from sdtt.models.export import check_reference, export_reference, save_with_code
 from sdtt.models.formats.checkpoint import Checkpoint
 from sdtt.models.formats.convert import (
     check_destination,
+    check_foldable,
     check_tokenizer,
     convert_checkpoint,
     save_plain,
@@ -114,6 +115,8 @@ def convert(settings: ConvertSettings) -> None:
     tokenizer = _tokenizer(settings, checkpoint)
     if settings.to != "transformers":
         check_reference(checkpoint.config)
+    if settings.fold:
+        check_foldable(checkpoint)
     if settings.dest is not None:
         check_destination(checkpoint, settings.dest, overwrite=settings.overwrite)
     print("\n".join(account_lines(checkpoint, folded=settings.fold, dtype=dtype)))

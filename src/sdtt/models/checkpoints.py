@@ -43,10 +43,11 @@ def load_model(
             misshapen or strange.
     """
     place = check_folder(source, revision)
-    if not causal and is_published(place, revision):
+    if not causal:
+        place, revision = _with_files(place, revision)
+    if not causal and is_published(place):
         asked = getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype
-        found = read_source(place, revision=revision)
-        return found.model(None if isinstance(asked, str) else asked)
+        return read_source(place).model(None if isinstance(asked, str) else asked)
     _check_files(place)
     auto: Any = AutoModelForCausalLM if causal else AutoModelForMaskedLM
     try:
@@ -80,9 +81,9 @@ def load_config(source: str | Path, revision: str | None = None) -> Any:
     Raises:
         ValueError: If there is no such model.
     """
-    place = check_folder(source, revision)
-    if is_published(place, revision):
-        return read_source(place, revision=revision).config
+    place, revision = _with_files(check_folder(source, revision), revision)
+    if is_published(place):
+        return read_source(place).config
     try:
         return AutoConfig.from_pretrained(place, revision=revision)
     except (OSError, ValueError, KeyError) as error:
@@ -96,7 +97,7 @@ def load_outline(source: str | Path) -> Any:
     Raises:
         ValueError: If there is no such model.
     """
-    place = check_folder(source)
+    place, _ = _with_files(check_folder(source), None)
     if is_published(place):
         return read_source(place).outline()
     try:
@@ -108,21 +109,26 @@ def load_outline(source: str | Path) -> Any:
         raise ValueError(f"cannot read a masked language model from {place}: {reason}") from error
 
 
-def is_published(place: str | Path, revision: str | None = None) -> bool:
+def is_published(place: str | Path) -> bool:
     """Whether a place holds a checkpoint that is not laid out as transformers has it.
 
     Args:
-        place: As ``check_folder`` gives it.
-        revision: Of a name on the hub.
-
-    Raises:
-        ValueError: If a name on the hub cannot be had.
+        place: A local folder or file, or the name of a model of transformers on the hub.
     """
     path = Path(place)
-    if path.is_file():
-        return True
-    file = path / "config.json" if path.is_dir() else hub.fetch_config(str(place), revision)
-    return not isinstance(read_json(file).get("model_type"), str)
+    if not path.is_dir():
+        return path.is_file()
+    return not isinstance(read_json(path / "config.json").get("model_type"), str)
+
+
+def _with_files(place: str | Path, revision: str | None) -> tuple[str | Path, str | None]:
+    """The folder of a name on the hub whose layout is in our table; else what was given."""
+    if Path(place).exists():
+        return place, revision
+    kind = read_json(hub.fetch_config(str(place), revision)).get("model_type")
+    if isinstance(kind, str) and kind != MDLMConfig.model_type:
+        return place, revision  # transformers knows it
+    return hub.fetch(str(place), revision), None
 
 
 def _check_files(place: str | Path) -> None:

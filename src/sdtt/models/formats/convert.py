@@ -51,6 +51,8 @@ def convert_checkpoint(
             the model, or ``save`` cannot express it.
     """
     check_destination(checkpoint, destination, overwrite=overwrite)
+    if folded:
+        check_foldable(checkpoint)
     if tokenizer is not None:
         check_tokenizer(checkpoint, tokenizer)
     model: Any = checkpoint.model()
@@ -89,6 +91,16 @@ def check_destination(checkpoint: Checkpoint, destination: Path, *, overwrite: b
             f"{destination} holds more than a model, such as {strange[0]}: it is not replaced; "
             "give another DEST"
         )
+
+
+def check_foldable(checkpoint: Checkpoint) -> None:
+    """Refuses to fold what has nothing to fold.
+
+    Raises:
+        ValueError: If it has no conditioning.
+    """
+    if checkpoint.config.conditioning == "none":
+        raise ValueError(f"{checkpoint.source} has no conditioning to fold: leave out --fold")
 
 
 def check_tokenizer(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -129,8 +129,8 @@ def of_nested(config: Config, network: Weights) -> dict[str, Any]:
     }
     said = {ours: model[name] for name, ours in names.items() if model.get(name) is not None}
     inner = algorithm if isinstance(algorithm, Mapping) else {}
-    time = config.get("time_conditioning", inner.get("time_conditioning"))
-    return of_shapes(network) | said | {"time_conditioning": time is True}
+    told_time = any(each.get("time_conditioning") is True for each in (config, inner))
+    return of_shapes(network) | said | {"time_conditioning": told_time}
 
 
 def _refuse_other_laws(config: Config) -> None:

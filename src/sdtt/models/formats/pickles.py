@@ -11,7 +11,8 @@ import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import IO, Any, ClassVar
+from io import BufferedReader, BytesIO
+from typing import Any, ClassVar
 
 from sdtt.models.formats.placeholders import Placeholder
 
@@ -41,7 +42,7 @@ class CodeInPickleError(ValueError):
 
 
 def unpickle(
-    stream: IO[bytes],
+    stream: BytesIO | BufferedReader,
     names: Mapping[str, Any],
     persistent: Callable[[Any], Any],
     not_loaded: set[str],

@@ -8,8 +8,9 @@ that ``sdtt.models.formats.pickles`` reads; tensors are views of the mapped file
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,7 +97,7 @@ def read_torch_file(file: Path) -> TorchFile:
 # ---------------------------------------------------------------- the zip format
 
 
-def _read_zip(file: Path, stream: IO[bytes], not_loaded: set[str]) -> Any:
+def _read_zip(file: Path, stream: BytesIO | BufferedReader, not_loaded: set[str]) -> Any:
     try:
         archive = zipfile.ZipFile(stream)
     except zipfile.BadZipFile as error:
@@ -126,13 +127,13 @@ def _read_zip(file: Path, stream: IO[bytes], not_loaded: set[str]) -> Any:
         return storages[key]
 
     try:
-        pickled = archive.open(records["data.pkl"])
+        pickled = BytesIO(archive.read(records["data.pkl"]))
         return unpickle(pickled, NAMES, persistent, not_loaded)
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         raise ValueError(f"it is damaged ({error})") from error
 
 
-def _data_offset(stream: IO[bytes], info: zipfile.ZipInfo) -> int:
+def _data_offset(stream: BytesIO | BufferedReader, info: zipfile.ZipInfo) -> int:
     """Where the bytes of a record begin: behind its local header, which has lengths of its own."""
     stream.seek(info.header_offset)
     header = stream.read(30)
@@ -145,7 +146,7 @@ def _data_offset(stream: IO[bytes], info: zipfile.ZipInfo) -> int:
 # ---------------------------------------------------------------- the legacy format
 
 
-def _read_legacy(file: Path, stream: IO[bytes], not_loaded: set[str]) -> Any:
+def _read_legacy(file: Path, stream: BytesIO | BufferedReader, not_loaded: set[str]) -> Any:
     size, storages = file.stat().st_size, dict[str, _Storage]()
 
     def persistent(named: Any) -> _Storage:
