@@ -13,12 +13,13 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
+import sdtt
 from sdtt.cli.push import COMMAND
 from sdtt.evaluation.records import Record, append
 from sdtt.evaluation.subjects import fingerprint_of
 from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
 
-SOURCE = Path(__file__).parents[2] / "src"
+SOURCE = Path(sdtt.__file__).parents[1]
 
 
 class Hub(BaseHTTPRequestHandler):
