@@ -161,6 +161,10 @@ PROGRAM = "models/test_models_program.py::test_"
 SAVING = "models/test_models_saving.py::test_"
 CARD = "report/test_report_card.py::test_"
 PUSH = "cli/test_cli_push.py::test_"
+PARITY = "models/test_formats_parity.py::test_"
+ACCOUNT = "models/test_formats_account.py::test_"
+SOURCE = "models/test_formats_source.py::test_"
+CONVERT = "cli/test_cli_convert.py::test_"
 PICKLES = "models/test_models_pickles.py::test_"
 LIGHTNING = "models/test_models_lightning.py::test_"
 
@@ -2711,6 +2715,175 @@ MUTANTS = [
             PUSH + "a_push_sends_the_files_of_the_model_and_its_card_and_no_other",
             PUSH + "a_dry_run_shows_files_bytes_and_card_and_writes_nothing",
         ),
+    ),
+        "formats: a missing weight is left at random",
+        "models/formats/account.py",
+        "    if not missing:\n",
+        "    if True:\n",
+        (ACCOUNT + "missing_keys_are_counted_and_named",),
+    ),
+    Mutant(
+        "formats: a weight of the network that the model lacks is left over",
+        "models/formats/account.py",
+        "if why is None and name.startswith(ROOT):",
+        "if False:",
+        (
+            ACCOUNT + "a_key_that_the_network_has_and_the_model_does_not_is_an_error",
+            ACCOUNT + "a_block_more_than_the_config_says_is_an_error",
+        ),
+    ),
+    Mutant(
+        "formats: rotary frequencies of a file are not looked at",
+        "models/formats/account.py",
+        "if ROTARY.search(own) and not rotary_base_is_ours(stored.read()):",
+        "if False:",
+        (ACCOUNT + "rotary_frequencies_of_another_base_are_refused",),
+    ),
+    Mutant(
+        "formats: the shape of a weight is not looked at",
+        "models/formats/account.py",
+        "if stored.shape != tuple(expected[name])]",
+        "if False]",
+        (ACCOUNT + "misshapen_keys_are_counted_and_named_with_both_shapes",),
+    ),
+    Mutant(
+        "formats: what is left over is forgotten",
+        "models/formats/account.py",
+        "return Account(taken, {name: _why_left(ours[name], name, tied) "
+        "for name in ours.keys() - taken})",
+        "return Account(taken, {})",
+        (
+            ACCOUNT + "the_account_holds_every_key_once",
+            CONVERT + "the_account_says_layout_config_counts_bytes_and_what_is_left",
+        ),
+    ),
+    Mutant(
+        "formats: wrappers are taken off the front of a name only",
+        "models/formats/names.py",
+        '".".join(part for part in name.split(".") if part not in WRAPPERS)',
+        'name.removeprefix("module.").removeprefix("_orig_mod.")',
+        (
+            ACCOUNT + "wrappers_at_any_depth_leave_no_trace_in_a_name",
+            PARITY + "a_loaded_checkpoint_has_the_law_of_the_network_written_out",
+        ),
+    ),
+    Mutant(
+        "formats: of two weights of one name the last wins",
+        "models/formats/names.py",
+        "        if other != name:\n",
+        "        if False:\n",
+        (ACCOUNT + "two_weights_of_one_plain_name_are_refused",),
+    ),
+    Mutant(
+        "formats: buffers count among the parameters of an average",
+        "models/formats/source.py",
+        "if plain(n).startswith(ROOT) and reason(plain(n)) is None]",
+        "if plain(n).startswith(ROOT)]",
+        (
+            SOURCE + "the_moving_average_is_taken_where_there_is_one",
+            PARITY + "a_loaded_checkpoint_has_the_law_of_the_network_written_out",
+        ),
+    ),
+    Mutant(
+        "formats: the trained weights are taken for the average",
+        "models/formats/source.py",
+        "return {**weights, **dict(zip(names, average, strict=True))}",
+        "return weights",
+        (
+            SOURCE + "the_moving_average_is_taken_where_there_is_one",
+            CONVERT + "raw_weights_of_a_lightning_file_can_be_chosen",
+        ),
+    ),
+    Mutant(
+        "formats: an average of another shape is taken",
+        "models/formats/source.py",
+        "if shadow.shape != weights[name].shape:",
+        "if False:",
+        (SOURCE + "an_average_of_another_shape_is_refused",),
+    ),
+    Mutant(
+        "formats: a network of another law is taken if its weights fit",
+        "models/formats/layouts.py",
+        "if both.get(key) in values:",
+        "if False:",
+        (ACCOUNT + "a_network_of_another_law_is_refused_though_its_weights_fit",),
+    ),
+    Mutant(
+        "formats: time conditioning of a nested config is overlooked",
+        "models/formats/layouts.py",
+        'each.get("time_conditioning") is True',
+        "False",
+        (ACCOUNT + "a_network_of_another_law_is_refused_though_its_weights_fit",),
+    ),
+    Mutant(
+        "formats: heads are guessed where nothing says them",
+        "models/formats/checkpoint.py",
+        "        if n_heads is None:\n",
+        "        n_heads = n_heads or 2\n        if n_heads is None:\n",
+        (ACCOUNT + "heads_that_nothing_says_must_be_given",),
+    ),
+    Mutant(
+        "formats: MASK is the last id of any vocabulary",
+        "models/formats/checkpoint.py",
+        "if size in WITHOUT_MASK:",
+        "if False:",
+        (ACCOUNT + "a_vocabulary_whose_last_id_is_a_token_must_name_mask",),
+    ),
+    Mutant(
+        "formats: weights are copied from the file",
+        "models/formats/checkpoint.py",
+        "stored.read().to(wanted)",
+        "stored.read().to(wanted, copy=True)",
+        (SOURCE + "nothing_is_read_into_memory_before_it_is_used",),
+    ),
+    Mutant(
+        "formats: a missing shard is passed over",
+        "models/formats/stored.py",
+        "missing = [name for name in names if not (folder / name).is_file()]",
+        "missing, names = [], [name for name in names if (folder / name).is_file()]",
+        (ACCOUNT + "a_missing_shard_is_named",),
+    ),
+    Mutant(
+        "formats: what is converted is written in its place",
+        "models/formats/convert.py",
+        'aside = destination.with_name(f".{destination.name}.partial")',
+        "aside = destination",
+        (CONVERT + "a_destination_is_never_seen_half_written",),
+    ),
+    Mutant(
+        "formats: a folder is replaced with all that is in it",
+        "models/formats/convert.py",
+        "    if strange:\n",
+        "    if False:\n",
+        (CONVERT + "a_folder_with_other_things_is_never_replaced",),
+    ),
+    Mutant(
+        "formats: a tokenizer may be longer than the embedding",
+        "models/formats/convert.py",
+        "if count > size:",
+        "if False:",
+        (CONVERT + "a_tokenizer_longer_than_the_embedding_is_refused",),
+    ),
+    Mutant(
+        "formats: a tokenizer without MASK goes with any model",
+        "models/formats/convert.py",
+        "if own == size == count - 1:",
+        "if False:",
+        (CONVERT + "a_model_without_mask_is_refused",),
+    ),
+    Mutant(
+        "formats: a dry run writes",
+        "cli/convert.py",
+        "if settings.dry_run or settings.dest is None:",
+        "if settings.dest is None:",
+        (CONVERT + "a_dry_run_writes_nothing",),
+    ),
+    Mutant(
+        "formats: the precision that is asked for is not written",
+        "models/formats/convert.py",
+        "model = model.to(dtype)",
+        "model = model.to(checkpoint.dtype)",
+        (CONVERT + "weights_are_written_in_the_precision_that_is_asked_for",),
     ),
 ]
 

@@ -14,6 +14,7 @@ from published import (
     write_folder,
     write_lightning,
 )
+from transformers import AutoModelForMaskedLM
 
 from sdtt.models.checkpoints import load_config, load_model, load_outline, load_tokenizer_of
 from sdtt.models.formats import hub
@@ -126,6 +127,14 @@ def test_a_published_folder_without_a_tokenizer_says_how_to_get_one(tmp_path):
     folder = write_folder(tmp_path / "m", nested_config(), under(WEIGHTS))
     with pytest.raises(ValueError, match=r"none was saved with it; 'sdtt convert .* gpt2'"):
         load_tokenizer_of(folder)
+
+
+@pytest.mark.parametrize("load", [AutoModelForMaskedLM.from_pretrained, load_model, load_config])
+def test_code_beside_a_checkpoint_is_never_run(load, tmp_path):
+    folder = write_folder(tmp_path / "m", mdlm_config(), under(WEIGHTS))
+    for name in ("configuration_mdlm.py", "modeling_mdlm.py"):
+        (folder / name).write_text("raise SystemExit('this code ran')")
+    assert load(folder)
 
 
 # ---------------------------------------------------------------- what is not there

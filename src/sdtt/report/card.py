@@ -252,10 +252,9 @@ def _use(saved: Saved, said: Said) -> Iterator[str]:
     yield (
         "```python\n"
         "from transformers import AutoModelForMaskedLM, AutoTokenizer\n\n"
-        "model = AutoModelForMaskedLM.from_pretrained(\n"
-        f'    "{said.name}", trust_remote_code=True\n'
-        ")\n"
-        f'tokenizer = AutoTokenizer.from_pretrained("{said.name}")\n'
+        f'name = "{said.name}"\n'
+        "model = AutoModelForMaskedLM.from_pretrained(name, trust_remote_code=True)\n"
+        "tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)\n"
         f"ids = model.generate(num_return_sequences=4, steps={steps}, seed=1)\n"
         "texts = tokenizer.batch_decode(ids, skip_special_tokens=True)\n"
         "```"

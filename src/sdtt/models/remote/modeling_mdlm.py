@@ -3,7 +3,7 @@
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
     model = AutoModelForMaskedLM.from_pretrained(FOLDER, trust_remote_code=True)
-    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
     texts = model.generate(steps=16, num_return_sequences=4, seed=1)
     print(tokenizer.batch_decode(texts, skip_special_tokens=True))
 
