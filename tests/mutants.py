@@ -2716,6 +2716,7 @@ MUTANTS = [
             PUSH + "a_dry_run_shows_files_bytes_and_card_and_writes_nothing",
         ),
     ),
+    Mutant(
         "formats: a missing weight is left at random",
         "models/formats/account.py",
         "    if not missing:\n",
