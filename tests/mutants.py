@@ -165,6 +165,12 @@ MAUVE = "evaluation/test_evaluation_mauve.py::test_"
 PAIR = "report/test_report_pair.py::test_"
 SHIPPED = "models/test_models_shipped.py::test_"
 SHIPPED_VERBS = "cli/test_cli_shipped.py::test_"
+EXPORT = "models/test_models_export.py::test_"
+REMOTE = "models/test_models_remote.py::test_"
+PROGRAM = "models/test_models_program.py::test_"
+SAVING = "models/test_models_saving.py::test_"
+CARD = "report/test_report_card.py::test_"
+PUSH = "cli/test_cli_push.py::test_"
 PARITY = "models/test_formats_parity.py::test_"
 ACCOUNT = "models/test_formats_account.py::test_"
 SOURCE = "models/test_formats_source.py::test_"
@@ -2946,6 +2952,163 @@ MUTANTS = [
         "                seed=seed,",
         "                seed=0,",
         (MAUVE + "the_mean_and_its_error_are_over_the_seeds_of_k_means",),
+    ),
+    Mutant(
+        "a model without conditioning is exported with its gates shut",
+        "models/export.py",
+        "torch.cat([zeros, ones, zeros, ones])",
+        "torch.cat([zeros, 0 * ones, zeros, ones])",
+        (EXPORT + "an_exported_model_comes_back_with_the_same_law",),
+    ),
+    Mutant(
+        "the attention bias of a folded model is left out of its export",
+        "models/export.py",
+        ".double() + first_of_six",
+        ".double() + 0 * first_of_six",
+        (EXPORT + "a_folded_model_gets_its_attention_bias_back_as_a_shift",),
+    ),
+    Mutant(
+        "any attention bias passes for a shift",
+        "models/export.py",
+        "if error > max(",
+        "if error < -max(",
+        (EXPORT + "what_the_reference_cannot_express_is_refused",),
+    ),
+    Mutant(
+        "MASK may be any id in the layout of the reference",
+        "models/export.py",
+        "if config.mask_token_id != config.vocab_size - 1:",
+        "if config.mask_token_id is None:",
+        (EXPORT + "what_the_reference_cannot_express_is_refused",),
+    ),
+    Mutant(
+        "the exact GELU passes for the tanh one",
+        "models/export.py",
+        'TANH_GELU = ("gelu_pytorch_tanh", "gelu_new")',
+        'TANH_GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu")',
+        (EXPORT + "what_the_reference_cannot_express_is_refused",),
+    ),
+    Mutant(
+        "exported weights are those of the model itself",
+        "models/export.py",
+        "copy=True",
+        "copy=False",
+        (EXPORT + "exporting_changes_nothing_of_the_model",),
+    ),
+    Mutant(
+        "a program keeps the dropout of a model in training",
+        "models/program.py",
+        "with evaluating(model):",
+        "if model is not None:",
+        (PROGRAM + "exporting_leaves_the_mode_of_the_model",),
+    ),
+    Mutant(
+        "without sdtt the ancestral steps run backwards",
+        "models/remote/modeling_mdlm.py",
+        "steps - 1 - (u * steps).long()",
+        "(u * steps).long()",
+        (REMOTE + "without_sdtt_a_seed_gives_the_texts_that_it_gives_with_it",),
+    ),
+    Mutant(
+        "without sdtt the residues of the dilated order are off by one",
+        "models/remote/modeling_mdlm.py",
+        "torch.arange(len(places)) % count",
+        "(torch.arange(len(places)) + 1) % count",
+        (REMOTE + "without_sdtt_a_seed_gives_the_texts_that_it_gives_with_it",),
+    ),
+    Mutant(
+        "without sdtt a temperature changes nothing",
+        "models/remote/modeling_mdlm.py",
+        ".float() / temperature",
+        ".float()",
+        (REMOTE + "without_sdtt_a_seed_gives_the_texts_that_it_gives_with_it",),
+    ),
+    Mutant(
+        "without sdtt shift and scale of the last norm change places",
+        "models/remote/modeling_mdlm.py",
+        "shift, scale = modulations(net",
+        "scale, shift = modulations(net",
+        (REMOTE + "without_sdtt_a_model_has_the_logits_that_it_has_with_it",),
+    ),
+    Mutant(
+        "without sdtt padding is attended to",
+        "models/remote/modeling_mdlm.py",
+        "visible = None if attention_mask is None else",
+        "visible = None if ids is not None else",
+        (REMOTE + "without_sdtt_a_model_has_the_logits_that_it_has_with_it",),
+    ),
+    Mutant(
+        "without sdtt saved settings that need it are left out",
+        "models/remote/modeling_mdlm.py",
+        "for name in NOT_HERE:",
+        "for name in ():",
+        (REMOTE + "a_saved_setting_that_needs_sdtt_is_refused_rather_than_left_out",),
+    ),
+    Mutant(
+        "a saved config names the code that it came with",
+        "models/config.py",
+        'fields.pop("auto_map", None)',
+        'fields.pop("nothing", None)',
+        (SAVING + "a_config_that_was_registered_as_remote_code_is_saved_without_it",),
+    ),
+    Mutant(
+        "a saved config keeps the published return_dict",
+        "models/config.py",
+        "self.return_dict = True",
+        "self.return_dict = self.return_dict",
+        (SAVING + "the_config_that_is_saved_keeps_nothing_of_the_code_it_came_with",),
+    ),
+    Mutant(
+        "a card keeps quiet about a control that was not measured",
+        "report/card.py",
+        "if not _has_control(suite, measured.label):",
+        "if not measured.label:",
+        (CARD + "a_model_without_a_control_comes_with_the_warning",),
+    ),
+    Mutant(
+        "a card shows every student of the evaluation",
+        "report/card.py",
+        "or not is_student(c, teacher)]",
+        "or c.model]",
+        (CARD + "other_students_of_the_evaluation_are_left_out",),
+    ),
+    Mutant(
+        "a card names folders of the machine it was made on",
+        "report/provenance.py",
+        'return f"{path.name} (local)" if is_local else str(source)',
+        'return str(source) if is_local else f"{path}"',
+        (CARD + "a_card_names_no_folder_of_this_machine",),
+    ),
+    Mutant(
+        "every student tells of the last round",
+        "report/provenance.py",
+        'if index is None or record.get("round") == index + 1:',
+        'if record.get("round") != index:',
+        (CARD + "the_student_of_an_earlier_round_tells_of_its_own_round",),
+    ),
+    Mutant(
+        "half a weights file passes for a model",
+        "report/provenance.py",
+        "if file.stat().st_size != due:",
+        "if file.stat().st_size > due:",
+        (PUSH + "half_a_weights_file_is_refused",),
+    ),
+    Mutant(
+        "an evaluation counts for a model that it did not measure",
+        "cli/push.py",
+        "if record.fingerprint == own",
+        "if own",
+        (PUSH + "an_evaluation_is_taken_for_the_model_whose_files_it_measured",),
+    ),
+    Mutant(
+        "all files of a model's folder are sent",
+        "cli/push.py",
+        "if path.is_file() and _is_sent(path.name)",
+        "if path.is_file()",
+        (
+            PUSH + "a_push_sends_the_files_of_the_model_and_its_card_and_no_other",
+            PUSH + "a_dry_run_shows_files_bytes_and_card_and_writes_nothing",
+        ),
     ),
     Mutant(
         "formats: a missing weight is left at random",

@@ -55,6 +55,7 @@ VERBS = {
         "sdtt.cli.report",
         "Make tables, figures and a page of what was evaluated; reads no model",
     ),
+    "push": ("sdtt.cli.push", "Send a model to the hub, with a card made of its records"),
     "demo": (
         "sdtt.cli.demo",
         "Distil the shipped teacher, measure and report, in minutes on a CPU",

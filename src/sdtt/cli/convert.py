@@ -1,8 +1,10 @@
-"""`sdtt convert`: a published checkpoint as a plain transformers folder."""
+"""`sdtt convert`: a published checkpoint as a plain transformers folder, or a model as theirs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -12,12 +14,14 @@ from sdtt.cli.console import note
 from sdtt.cli.options import command
 from sdtt.data.tokenizer import load_tokenizer
 from sdtt.models.checkpoints import has_tokenizer, tokenizer_at
+from sdtt.models.export import check_reference, export_reference, save_with_code
 from sdtt.models.formats.checkpoint import Checkpoint
 from sdtt.models.formats.convert import (
     check_destination,
     check_foldable,
     check_tokenizer,
     convert_checkpoint,
+    save_plain,
 )
 from sdtt.models.formats.lines import account_lines
 from sdtt.models.formats.source import read_source
@@ -62,6 +66,17 @@ class ConvertSettings:
     mask_token_id: int | None = field(
         default=None, metadata={"help": "id of MASK, where it is not what the files say"}
     )
+    to: Literal["transformers", "mdlm", "sdtt"] = field(
+        default="transformers",
+        metadata={"help": "the layout that is written; mdlm and sdtt are the reference code's"},
+    )
+    with_code: bool = field(
+        default=False,
+        metadata={
+            "help": "put modeling_mdlm.py beside it, which loads and samples it without sdtt",
+            "flag_only": True,
+        },
+    )
     overwrite: bool = field(
         default=False, metadata={"help": "replace a model that is at DEST", "flag_only": True}
     )
@@ -74,6 +89,11 @@ class ConvertSettings:
         """Refuses what cannot be."""
         if self.dest is None and not self.dry_run:
             raise ValueError("DEST is required: the folder to write (or --dry-run, for none)")
+        if self.with_code and self.to != "transformers":
+            raise ValueError(
+                f"--with-code does not go with --to {self.to}: that layout is read by code of its"
+                " own; leave one of them out"
+            )
 
 
 def convert(settings: ConvertSettings) -> None:
@@ -93,6 +113,8 @@ def convert(settings: ConvertSettings) -> None:
     )
     dtype = None if settings.dtype is None else DTYPES[settings.dtype]
     tokenizer = _tokenizer(settings, checkpoint)
+    if settings.to != "transformers":
+        check_reference(checkpoint.config)
     if settings.fold:
         check_foldable(checkpoint)
     if settings.dest is not None:
@@ -113,8 +135,16 @@ def convert(settings: ConvertSettings) -> None:
         folded=settings.fold,
         tokenizer=tokenizer,
         overwrite=settings.overwrite,
+        save=_form(settings),
     )
     print(f"written     {settings.dest}")
+
+
+def _form(settings: ConvertSettings) -> Callable[[Any, Path], None]:
+    """What writes the model."""
+    if settings.to == "transformers":
+        return save_with_code if settings.with_code else save_plain
+    return partial(export_reference, layout=settings.to)
 
 
 def _tokenizer(settings: ConvertSettings, checkpoint: Checkpoint) -> PreTrainedTokenizerBase | None:

@@ -67,10 +67,16 @@ class BlocksConfig(PreTrainedConfig):
         self.time_conditioning |= self.conditioning == "time"
         if self.mask_token_id is None:
             self.mask_token_id = self.vocab_size - 1
-        kwargs.pop("return_dict", None)  # published configs say false, which breaks callers
+        self.return_dict = True  # published configs say false, which breaks callers
         kwargs.pop("auto_map", None)  # this class needs no remote code
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         self._check()
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is saved: no code of others goes with it, whoever set it."""
+        fields = super().to_dict()
+        fields.pop("auto_map", None)
+        return fields
 
     @property
     def shape(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A checkpoint as a plain transformers folder, whole or not at all."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,14 @@ from sdtt.models.formats.checkpoint import Checkpoint
 OURS = (
     *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
-    *("chat_template.*", "README.md"),
+    *("chat_template.*", "README.md", "modeling_mdlm.py"),
 )
 """What a model folder may hold for it to be replaced."""
+
+
+def save_plain(model: Any, folder: Path) -> None:
+    """The model as transformers has it, without code."""
+    model.save_pretrained(folder)
 
 
 def convert_checkpoint(
@@ -28,8 +33,9 @@ def convert_checkpoint(
     folded: bool = False,
     tokenizer: PreTrainedTokenizerBase | None = None,
     overwrite: bool = False,
+    save: Callable[[Any, Path], None] = save_plain,
 ) -> None:
-    """Writes a checkpoint as a folder that ``AutoModelForMaskedLM`` loads.
+    """Writes a checkpoint as a folder, by default one that ``AutoModelForMaskedLM`` loads.
 
     Args:
         checkpoint: Any.
@@ -38,10 +44,11 @@ def convert_checkpoint(
         folded: Multiply the constant conditioning into norms, biases and linears.
         tokenizer: Put beside the model.
         overwrite: Replace a model folder that is there.
+        save: Writes the model into a folder: ``save_plain``, or one of ``models.export``.
 
     Raises:
-        ValueError: If something is there already that may not be replaced, or the tokenizer is not
-            of the model.
+        ValueError: If something is there already that may not be replaced, the tokenizer is not of
+            the model, or ``save`` cannot express it.
     """
     check_destination(checkpoint, destination, overwrite=overwrite)
     if folded:
@@ -54,7 +61,7 @@ def convert_checkpoint(
     if dtype is not None:
         model = model.to(dtype)
     with replacing(destination) as aside:
-        model.save_pretrained(aside)
+        save(model, aside)
         if tokenizer is not None:
             tokenizer.save_pretrained(aside)
 
