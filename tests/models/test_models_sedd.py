@@ -9,6 +9,8 @@ from models.written_out import log_scores, published_parameters
 from transformers import AutoModelForMaskedLM
 
 from sdtt.diffusion.denoiser import Denoiser
+from sdtt.diffusion.elbo import nelbo_sum
+from sdtt.diffusion.noise import SCHEDULES
 from sdtt.models.exact import TableDenoiser
 from sdtt.models.mdlm import MDLMForMaskedLM
 from sdtt.models.pack import can_pack
@@ -187,6 +189,19 @@ def test_as_an_mdlm_it_has_the_same_law_and_the_same_weights():
     torch.testing.assert_close(ours, due)
     own = dict(model.named_parameters())
     assert all(parameter is own[name] for name, parameter in mdlm.named_parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scaled", [True, False])
+def test_the_nelbo_of_a_score_model_is_that_of_its_normalised_law(scaled):
+    model, x = score_model(scale_by_sigma=scaled).double(), texts() % 10
+    u = torch.rand(4, 10, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    schedule = SCHEDULES["log_linear"]
+    ours, due = (
+        nelbo_sum(each, x, TIMES.double(), u, schedule) for each in (model, model.as_mdlm())
+    )
+    assert due > 0
+    torch.testing.assert_close(ours, due)
 
 
 def test_a_geometric_score_model_is_no_mdlm():
