@@ -161,6 +161,7 @@ SOURCE = "models/test_formats_source.py::test_"
 CONVERT = "cli/test_cli_convert.py::test_"
 PICKLES = "models/test_models_pickles.py::test_"
 LIGHTNING = "models/test_models_lightning.py::test_"
+PUBLISHED = "models/test_models_published.py::test_"
 
 
 MUTANTS = [
@@ -255,9 +256,9 @@ MUTANTS = [
     ),
     Mutant(
         "a pickle may name anything of the standard library",
-        "models/formats/pickles.py",
-        "            raise CodeInPickleError(full)",
-        "            pass",
+        "models/formats/pickle_names.py",
+        "        raise CodeInPickleError(full)",
+        "        pass",
         (
             PICKLES + "no_instruction_calls_what_a_pickle_names",
             PICKLES + "a_name_of_the_standard_library_is_refused_by_name",
@@ -274,7 +275,7 @@ MUTANTS = [
     ),
     Mutant(
         "a dotted name reaches through a module",
-        "models/formats/pickles.py",
+        "models/formats/pickle_names.py",
         '{module.split(".")[0], *name.split(".")[:-1]}',
         '{module.split(".")[0]}',
         (PICKLES + "a_dotted_name_does_not_reach_through_a_module",),
@@ -305,7 +306,7 @@ MUTANTS = [
     ),
     Mutant(
         "bytes of old protocols are decoded by any codec",
-        "models/formats/pickles.py",
+        "models/formats/pickle_names.py",
         'encoding not in ("latin1", "latin-1")',
         "not encoding",
         (PICKLES + "bytes_of_old_protocols_use_no_codec_but_their_own",),
@@ -371,6 +372,44 @@ MUTANTS = [
         "if not isinstance(shadow, list) or",
         "if False and",
         (LIGHTNING + "a_moving_average_of_another_form_is_an_error",),
+    ),
+    Mutant(
+        "a published model is the main branch, whichever was meant",
+        "models/published.py",
+        "hub.fetch(release.repository, release.revision)",
+        "hub.fetch(release.repository, 'baselines_kld_step_60000')",
+        (
+            PUBLISHED + "a_name_loads_the_weights_of_its_revision",
+            PUBLISHED + "mdlm_owt_is_the_main_branch_of_its_repository",
+        ),
+    ),
+    Mutant(
+        "rounds of a release are counted from nought",
+        "models/published.py",
+        'f"baselines_{divergence}_step_{number}0000"',
+        'f"baselines_{divergence}_step_{number - 1}0000"',
+        (PUBLISHED + "every_release_of_sdtt_has_a_name_and_no_revision_two",),
+    ),
+    Mutant(
+        "a round takes one step from the teacher's",
+        "models/published.py",
+        "TEACHER_STEPS // 2**self.round",
+        "TEACHER_STEPS - self.round",
+        (PUBLISHED + "a_round_halves_the_steps_of_the_teachers_1024",),
+    ),
+    Mutant(
+        "the name of a published model hides a local folder",
+        "models/published.py",
+        "is not None and not Path(name).exists()",
+        "is not None",
+        (PUBLISHED + "a_local_folder_of_that_name_wins",),
+    ),
+    Mutant(
+        "anything that begins like a published model is taken for one",
+        "models/published.py",
+        "_LIKE_ONE.fullmatch(name) is not None",
+        'name.split("/")[-1].startswith(("sdtt", "mdlm"))',
+        (PUBLISHED + "another_source_is_not_taken_for_a_published_one",),
     ),
     Mutant(
         "an empty manifest passes any files",

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdtt.models.formats.pickles import CodeInPickleError, unpickle
+from sdtt.models.formats.pickle_names import CodeInPickleError
+from sdtt.models.formats.pickles import unpickle
 from sdtt.models.formats.placeholders import Placeholder, plain
 from sdtt.models.formats.torch_files import NAMES, read_torch_file
 

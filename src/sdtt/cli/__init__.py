@@ -47,6 +47,10 @@ VERBS = {
         "sdtt.cli.convert",
         "Bring in somebody's checkpoint, with an account of every key",
     ),
+    "published": (
+        "sdtt.cli.published",
+        "List the published models that load by a name, and what is known of each",
+    ),
     "report": (
         "sdtt.cli.report",
         "Make tables, figures and a page of what was evaluated; reads no model",

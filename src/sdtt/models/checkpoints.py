@@ -19,6 +19,7 @@ from sdtt.models.formats.checkpoint import read_folder
 from sdtt.models.formats.source import PICKLES, read_source
 from sdtt.models.formats.stored import in_folder, read_json
 from sdtt.models.mdlm import MDLMConfig
+from sdtt.models.published import fetch_published
 from sdtt.models.shipped import resolve
 
 
@@ -32,8 +33,9 @@ def load_model(
     """A model in evaluation mode, with every weight taken from the file.
 
     Args:
-        source: A folder, a Lightning file, the name of a shipped model (``shipped.SHIPPED``), or
-            one on the hub; a checkpoint of any layout in ``formats.layouts.LAYOUTS``.
+        source: A folder, a Lightning file, the name of a shipped model (``shipped.SHIPPED``) or a
+            published one (``published.RELEASES``), or one on the hub; a checkpoint of any layout
+            in ``formats.layouts.LAYOUTS``.
         causal: A causal language model, else a masked one.
         dtype: Of the weights; that of the file by default.
         revision: Of a name on the hub: a branch, tag or commit.
@@ -73,6 +75,22 @@ def load_model(
                 f"{first}; the file is not of this model"
             )
     return model.eval()
+
+
+def load_published(name: str, *, dtype: torch.dtype | str = "auto") -> Any:
+    """A published model in evaluation mode, downloaded if it is not in the cache of the hub.
+
+    ``sdtt.load_published("sdtt-kld-round7")`` is the student of seven rounds under reverse KL.
+
+    Args:
+        name: One of ``published.RELEASES``; ``sdtt published`` lists them.
+        dtype: Of the weights; that of the file by default.
+
+    Raises:
+        ValueError: If there is none of that name (the nearest are named), it cannot be had, or
+            something is wrong with its files.
+    """
+    return load_model(fetch_published(name), dtype=dtype)
 
 
 def load_config(source: str | Path, revision: str | None = None) -> Any:

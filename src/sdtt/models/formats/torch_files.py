@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdtt.models.formats.pickles import CodeInPickleError, unpickle
+from sdtt.models.formats.pickle_names import CodeInPickleError
+from sdtt.models.formats.pickles import unpickle
 from sdtt.models.formats.placeholders import Placeholder
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
