@@ -5,7 +5,8 @@
 Weights are random: time does not depend on them. Every layout is loaded in a process of its own,
 which first imports the package; there, reading the file and loading it take turns, and medians are
 reported. The file is read in pieces into one buffer, which is the least that reading costs; loading
-ends when every weight was added up once, for what is memory-mapped is not read before. The first
+ends when every weight was added up once, for what is memory-mapped is not read before; both by one
+thread, since threads that wait for each other on a busy machine cost more than either. The first
 load of the process stands apart: it imports what only loading needs. The peak is what is resident
 at most beyond what was before, pages of the mapped file included.
 """
@@ -91,6 +92,7 @@ def loading(source: Path) -> float:
 
 def measure(source: Path, runs: int) -> dict[str, Any]:
     """One row, in a process that has loaded nothing yet."""
+    torch.set_num_threads(1)
     file = file_of(source)
     reading(file)  # the file lies in the page cache from here on
     peak = Peak()
