@@ -160,6 +160,7 @@ def pretrain(
 
     The model, its tokenizer and its config are written to --output; checkpoints beside them.
     """
+    training = dry_run.of(training)
     args = training.make(output_dir=str(run.output), **QUIET)
     if dry_run.dry_run:
         _plan(settings, training, args, dry_run)

@@ -30,11 +30,12 @@ class Denoiser(Protocol):
     for the masked ones. Nobody needs a (B, L, V) tensor.
 
     A denoiser may also say: ``blank_is_uniform = True``, if in a text of MASKs alone all positions
-    have one hidden row, in texts of any length; ``unnormalised_scores = True``, if exp(logits)
-    carries a scale (see ``sampling.analytic``); ``follows_order = True``, if the law depends on the
-    order in which tokens became visible: then ``hidden`` takes ``revealed`` and
-    ``reveal_cache(B, L)`` gives the same law with a cache (see ``models.reveal``); and offer
-    ``compile_trunk(backend)`` with ``is_compiled``.
+    have one hidden row, in texts of any length; ``is_told_time = True``, if its law depends on t,
+    else that row is the same at all times; ``unnormalised_scores = True``, if exp(logits) carries
+    a scale (see ``sampling.analytic``); ``follows_order = True``, if the law depends on the order
+    in which tokens became visible: then ``hidden`` takes ``revealed`` and ``reveal_cache(B, L)``
+    gives the same law with a cache (see ``models.reveal``); and offer ``compile_trunk(backend)``
+    with ``is_compiled``.
 
     Attributes:
         mask_token_id: The id of MASK.
@@ -58,7 +59,9 @@ class Denoiser(Protocol):
             z: Token ids, MASK among them.
             rows: Flat indices into B*L; all rows if None. They may lie on the CPU wherever z is.
             attention_mask: True where a token is real, False where it is padding.
-            t: The time of each text, for denoisers that are told it.
+            t: The time of each text, for denoisers that are told it: 1 - alpha, the share of the
+                tokens that the process has masked by then, whatever schedule the caller runs. None
+                where the process is not followed: such a denoiser then counts its MASKs.
         """
         ...
 

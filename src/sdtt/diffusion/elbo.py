@@ -52,7 +52,8 @@ def nelbo_sum(
     if follows_order(denoiser):
         count = torch.full((len(x),), steps or x.shape[1])
         order = {"revealed": revealed_in(u, count).to(x.device)}
-    hidden = denoiser.hidden(z, rows, t=t.float().to(x.device), **order)
+    told = (1 - schedule.alpha(t)).float().to(x.device)
+    hidden = denoiser.hidden(z, rows, t=told, **order)
     weights = nelbo_weight(t, schedule).float().to(x.device)[rows // x.shape[1]]
     return tiled_cross_entropy(
         hidden, denoiser.head, x.flatten()[rows], weights, excluded_ids=denoiser.excluded_ids
@@ -65,7 +66,7 @@ def exact_nelbo(denoiser: Denoiser, x: Int[Tensor, " L"]) -> float:
 
     sum over sets M of B(|M|, L - |M| + 1) * sum over i in M of -log p(x_i | x outside M), with B
     the Beta function: the integral over t of t^(|M| - 1) (1 - t)^(L - |M|). With an exact denoiser
-    it is -log p(x).
+    it is -log p(x). A denoiser that is told the time counts its MASKs.
 
     Args:
         denoiser: p(x_i | z).

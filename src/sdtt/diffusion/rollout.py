@@ -72,7 +72,7 @@ def rollout(
         rows = order[decided.flatten()[order] == i]
         if len(rows) == 0:
             continue
-        told = times[:, i].float().to(z.device)
+        told = (1 - schedule.alpha(times[:, i])).float().to(z.device)
         hidden.append(hidden_of_rows(teacher, z, rows, told, attention_mask, revealed))
         where.append(rows)
         if i < passes - 1:  # the law is the target, the draw only leads on (SDTT, Algorithm 1)

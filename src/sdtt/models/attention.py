@@ -139,4 +139,9 @@ class Asked:
         picked[order] = text[order] * width + within
         padded = (torch.arange(batch) * length)[:, None].repeat(1, width)
         padded.view(-1)[picked] = rows
-        return cls(*(x.to(device, non_blocking=True) for x in (rows, padded, picked)))
+        return cls(rows, padded, picked).to(device, non_blocking=True)
+
+    def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> "Asked":
+        """The same on a device: so accelerate moves it along where blocks lie on several."""
+        parts = (self.rows, self.padded, self.picked)
+        return Asked(*(x.to(device, non_blocking=non_blocking) for x in parts))

@@ -5,7 +5,7 @@ files load and save without a map.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sdtt.diffusion.denoiser import Head
 from sdtt.models.attention import (
+    ROTARY_BASE,
     Asked,
     attention_by_heads,
     eager_attention,
@@ -30,6 +31,8 @@ from sdtt.models.attention import (
 )
 from sdtt.models.config import BlocksConfig
 from sdtt.models.linear import PackedLinear, QueryKeyValue, part_of
+from sdtt.models.placement import head_of
+from sdtt.models.resize import resize_vocabulary
 from sdtt.models.reveal import RevealCache
 
 SINUSOID_WIDTH = 256
@@ -65,8 +68,11 @@ class Modulation(nn.Linear):
     """Shifts, scales and gates of a condition; 0 in a fresh model (adaLN-zero, DiT sec. 3.2)."""
 
 
-class ConstantCondition(nn.Module):
-    """The adaLN input of published checkpoints: a sinusoidal embedding of sigma = 0 and an MLP."""
+class Condition(nn.Module):
+    """The adaLN input: a sinusoidal embedding of the noise level sigma = -log alpha, and an MLP.
+
+    Published checkpoints that are not told the time are fed with sigma = 0.
+    """
 
     def __init__(self, config: BlocksConfig) -> None:
         super().__init__()
@@ -75,16 +81,29 @@ class ConstantCondition(nn.Module):
             nn.Linear(SINUSOID_WIDTH, width), nn.SiLU(), nn.Linear(width, width)
         )
 
-    def forward(self) -> Float[Tensor, " C"]:
-        """SiLU(MLP([cos 0, ..., sin 0, ...])): the same for every text and time."""
+    def forward(
+        self, ids: Int[Tensor, "*B"], sigma: Float[Tensor, " B"] | None = None
+    ) -> Float[Tensor, "B 1 C"] | Float[Tensor, " C"]:
+        """SiLU(MLP([cos sigma w_0, ..., sin sigma w_0, ...])), w_k = 10000^(-k / 128), k < 128.
+
+        Args:
+            ids: Any, of which only the device is read: that of a weight may be none (offloaded).
+            sigma: One a text; without it 0, and one condition for every text and time.
+        """
+        dtype = next(self.mlp.parameters()).dtype
+        exact, device = torch.promote_types(dtype, torch.float32), ids.device
+        levels = torch.zeros((), dtype=exact, device=device)
+        if sigma is not None:
+            levels = sigma[:, None].to(device, exact)
         half = SINUSOID_WIDTH // 2
-        like = next(self.mlp.parameters())
-        sinusoid = torch.cat([like.new_ones(half), like.new_zeros(half)])
+        frequencies = ROTARY_BASE ** -(torch.arange(half, device=device).to(exact) / half)
+        angles = levels[..., None] * frequencies
+        sinusoid = torch.cat([angles.cos(), angles.sin()], -1).to(dtype)
         return nn.functional.silu(self.mlp(sinusoid))
 
     def double_precision(self) -> Float[Tensor, " C"]:
         """The same in float64 on the CPU, for folding."""
-        exact: Tensor = copy.deepcopy(self).cpu().double()()
+        exact: Tensor = copy.deepcopy(self).cpu().double()(torch.zeros(1, dtype=torch.long))
         return exact
 
 
@@ -108,7 +127,7 @@ class Block(GradientCheckpointingLayer):
             nn.Linear(width, 4 * width), ACT2FN[config.hidden_act], nn.Linear(4 * width, width)
         )
         self.dropout = nn.Dropout(config.dropout)
-        if config.conditioning == "constant":
+        if config.conditioning != "none":
             self.adaLN_modulation = Modulation(config.cond_dim or 0, 6 * width)
         self._compiled: Callable[..., Tensor] | None = None
 
@@ -146,11 +165,13 @@ class Block(GradientCheckpointingLayer):
     ) -> Tensor:
         modulation = None
         if condition is not None:
-            modulation = self.adaLN_modulation(condition).chunk(6)
+            modulation = self.adaLN_modulation(condition).chunk(6, -1)
         h = self.norm1(x)
         h = h if modulation is None else modulate(h, *modulation[:2])
         a = self.dropout(self._attend(h, angles, attention_mask, cache, asked))
-        x = x if asked is None else x.flatten(0, 1)[asked.rows]
+        if asked is not None:
+            modulation = of_texts(modulation, asked.rows // x.shape[1])
+            x = x.flatten(0, 1)[asked.rows]
         x = x + (a if modulation is None else modulation[2] * a)
         h = self.norm2(x)
         h = h if modulation is None else modulate(h, *modulation[3:5])
@@ -224,6 +245,20 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale) + shift
 
 
+def of_texts(
+    parts: Sequence[Tensor] | None, text: Int[Tensor, " N"] | None
+) -> Sequence[Tensor] | None:
+    """The modulation of single rows, from that of whole texts (B, 1, D): each takes its text's.
+
+    Args:
+        parts: Shifts, scales, gates; if there is one for all texts, (D,), it serves all rows.
+        text: Which text each row is of; None for whole texts.
+    """
+    if parts is None or text is None or parts[0].dim() == 1:
+        return parts
+    return [part.squeeze(1)[text.to(part.device)] for part in parts]
+
+
 def of_places(
     parts: Float[Tensor, "L H"] | Float[Tensor, "B L H"], places: Int[Tensor, "B R"]
 ) -> Float[Tensor, "B R H"]:
@@ -240,13 +275,22 @@ class OutputLayer(nn.Module):
         super().__init__()
         self.norm_final = Norm(config.hidden_dim, bias=False)
         self.linear = nn.Linear(config.hidden_dim, config.vocab_size)
-        if config.conditioning == "constant":
+        if config.conditioning != "none":
             self.adaLN_modulation = Modulation(config.cond_dim or 0, 2 * config.hidden_dim)
 
-    def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        """The normalised rows that the head takes."""
+    def forward(
+        self,
+        x: Float[Tensor, "N D"],
+        condition: Tensor | None,
+        text: Int[Tensor, " N"] | None = None,
+    ) -> Float[Tensor, "N D"]:
+        """The normalised rows that the head takes; ``text`` says whose condition each row has."""
         x = self.norm_final(x)
-        return x if condition is None else modulate(x, *self.adaLN_modulation(condition).chunk(2))
+        if condition is None:
+            return x
+        modulation = of_texts(self.adaLN_modulation(condition).chunk(2, -1), text)
+        assert modulation is not None
+        return modulate(x, *modulation)
 
 
 class Backbone(nn.Module):
@@ -260,8 +304,8 @@ class Backbone(nn.Module):
         )
         self.output_layer = OutputLayer(config)
         self.head_width = config.hidden_dim // config.n_heads
-        if config.conditioning == "constant":
-            self.sigma_map = ConstantCondition(config)
+        if config.conditioning != "none":
+            self.sigma_map = Condition(config)
         self._compiled_trunk: Callable[..., Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -302,20 +346,30 @@ class Backbone(nn.Module):
         attention_mask: Tensor | None,
         rows: Int[Tensor, " N"] | None,
         cache: Cache | RevealCache | None = None,
+        sigma: Float[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "N D"]:
-        """The rows that the head takes: all B*L of them, or those asked for."""
-        condition = self.sigma_map() if hasattr(self, "sigma_map") else None
+        """The rows that the head takes: all B*L of them, or those asked for.
+
+        Args:
+            ids: Token ids.
+            positions: Their places.
+            attention_mask: As the attention takes it.
+            rows: Flat indices into B*L; all if None.
+            cache: Keys and values of earlier tokens.
+            sigma: The noise level of each text, of a model that is told it.
+        """
+        condition = self.sigma_map(ids, sigma) if hasattr(self, "sigma_map") else None
         angles = rotary_angles(positions, self.head_width)
         x = self._trunk_for(ids)(ids, angles, attention_mask, condition, cache)
         last = self.blocks[-1]
         whole = cache is not None and not isinstance(cache, RevealCache)
         if rows is None or whole or last.is_causal or torch.is_grad_enabled():
             x = last(x, angles, attention_mask, condition, cache).flatten(0, 1)
-            x = x if rows is None else x[rows]
+            x = x if rows is None else x[rows.to(x.device)]
         else:
             asked = Asked.of(rows, ids.shape[0], ids.shape[1], ids.device)
             x = last(x, angles, attention_mask, condition, cache, asked)
-        return self.output_layer(x, condition)
+        return self.output_layer(x, condition, texts_of(rows, ids))
 
     def trunk(
         self,
@@ -330,6 +384,12 @@ class Backbone(nn.Module):
         for block in self.blocks[:-1]:
             x = block(x, angles, attention_mask, condition, cache)
         return x
+
+
+def texts_of(rows: Int[Tensor, " N"] | None, ids: Int[Tensor, "B L"]) -> Int[Tensor, " N"]:
+    """Which text each of the rows is of; of all B*L rows if None."""
+    every = torch.arange(ids.numel(), device=ids.device) if rows is None else rows
+    return every // ids.shape[1]
 
 
 class BlocksModel(PreTrainedModel):
@@ -358,7 +418,7 @@ class BlocksModel(PreTrainedModel):
     def scores(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "N K"]:
         """The head of hidden rows, one column for every id."""
         result: Tensor = (self._packed_head or self.backbone.output_layer.linear)(h)
-        return result
+        return result.to(h.device)
 
     def compile_for_training(self, **options: Any) -> None:
         """Compiles the blocks, one by one, for passes with gradients; copies are not compiled.
@@ -391,10 +451,45 @@ class BlocksModel(PreTrainedModel):
         super().save_pretrained(*arguments, **options)
 
     @property
+    def device(self) -> torch.device:
+        """Where the model computes, and ids belong: offloaded weights lie elsewhere."""
+        hook = getattr(self.backbone.vocab_embed, "_hf_hook", None)
+        place = getattr(hook, "execution_device", None)
+        return super().device if place is None else torch.device(place)
+
+    @property
     def head(self) -> Head:
-        """The final linear map alone."""
-        linear = self.backbone.output_layer.linear
-        return Head(linear.weight, linear.bias)
+        """The final linear map alone, as plain tensors: whole if offloaded, dense if quantised."""
+        return head_of(self.backbone.output_layer.linear)
+
+    def resize_token_embeddings(  # type: ignore[override]
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Module:
+        """Gives embedding and head another number of ids; MASK stays where it is.
+
+        Args:
+            new_num_tokens: Ids from now on, MASK included; None changes nothing.
+            pad_to_multiple_of: Refused: ids that no tokenizer makes would have a probability.
+            mean_resizing: New ids begin as the mean of all ids but MASK, so that no new id is
+                likelier than these are on average; else drawn as in a fresh model.
+
+        Returns:
+            The token embedding.
+
+        Raises:
+            ValueError: If MASK would have no row, or the rows would be padded.
+        """
+        if pad_to_multiple_of is not None:
+            raise ValueError(
+                f"pad_to_multiple_of={pad_to_multiple_of} would add ids that no tokenizer makes, "
+                "and give them a probability: leave it out"
+            )
+        if new_num_tokens is not None and new_num_tokens != self.config.vocab_size:
+            resize_vocabulary(self, new_num_tokens, mean_resizing=mean_resizing)
+        return self.get_input_embeddings()
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding."""
@@ -411,7 +506,7 @@ class BlocksModel(PreTrainedModel):
             init.normal_, std=self.config.initializer_range
         )
         head = self.backbone.output_layer.linear
-        flat_head = self.config.conditioning == "constant" and not self.config.tie_word_embeddings
+        flat_head = self.config.conditioning != "none" and not self.config.tie_word_embeddings
         if isinstance(module, nn.Linear):
             zero = isinstance(module, Modulation) or (module is head and flat_head)
             (init.zeros_ if zero else normal)(module.weight)

@@ -294,7 +294,7 @@ def confidence(
         t = (canvas.masked.sum(1).double() / total)[texts]
         there = rows.to(z.device)
         begun = network.blank_texts(free)[rows // length] & (index == 0)
-        hidden = network.ask(rows, texts, t, begun)
+        hidden = network.ask(rows, texts, None, begun)  # its order is not the process's
         level = v.flatten()[rows].to(level_device(z.device))
         text = network.text_of(there) if transform.repetition_penalty != 1 else None
         laws = _laws(denoiser, hidden, level, transform, text, score)

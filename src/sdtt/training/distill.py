@@ -250,9 +250,10 @@ class SDTTTrainer(StreamTrainer):
                 temperature=self.args.divergence_temperature,
             )
 
-        order = noise.order_for(self.accelerator.unwrap_model(self.model), z.device)
+        told = noise.told(self.schedule).to(x.device)
+        order = noise.order_for(self.accelerator.unwrap_model(self.model), x.device)
         loss: Tensor = model(
-            input_ids=z, attention_mask=real, rows=rows, objective=objective, **order
+            input_ids=z, attention_mask=real, t=told, rows=rows, objective=objective, **order
         ).loss
         return loss
 

@@ -115,9 +115,10 @@ class MDLMTrainer(StreamTrainer):
 
         z = mask(x, masked, denoiser.mask_token_id)
         real = noise.attention_mask(x.device)
+        told = noise.told(self.schedule).to(x.device)
         order = noise.order_for(denoiser, x.device)
         loss: Tensor = model(
-            input_ids=z, attention_mask=real, rows=rows, objective=objective, **order
+            input_ids=z, attention_mask=real, t=told, rows=rows, objective=objective, **order
         ).loss
         return loss
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float64, Int, Int64
+from jaxtyping import Bool, Float32, Float64, Int, Int64
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -158,6 +158,10 @@ class Noise:
     def masked(self, schedule: Schedule) -> Bool[Tensor, "B L"]:
         """Which positions are MASK at time t; padding never is."""
         return is_masked(self.u, self.t, schedule) & self.real
+
+    def told(self, schedule: Schedule) -> Float32[Tensor, " B"]:
+        """1 - alpha(t): what a student that is told the time is told of each text."""
+        return (1 - schedule.alpha(self.t)).float()
 
     def order_for(self, denoiser: object, device: torch.device) -> dict[str, Tensor]:
         """``revealed`` for a denoiser whose law follows the order; nothing for any other."""
