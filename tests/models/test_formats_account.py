@@ -171,7 +171,6 @@ def test_another_architecture_is_named_by_what_was_found(tmp_path):
         ({"diffusion": "uniform"}, "diffusion='uniform'"),
         ({"backbone": "dimamba"}, "backbone='dimamba'"),
         ({"algo": {"causal_attention": True}}, "causal_attention=true"),
-        ({"time_conditioning": True}, "time_conditioning=True is not supported"),
         ({"algo": {"time_conditioning": True}}, "time_conditioning=True"),
     ],
 )
