@@ -171,7 +171,6 @@ def test_another_architecture_is_named_by_what_was_found(tmp_path):
         ({"diffusion": "uniform"}, "diffusion='uniform'"),
         ({"backbone": "dimamba"}, "backbone='dimamba'"),
         ({"algo": {"causal_attention": True}}, "causal_attention=true"),
-        ({"algo": {"time_conditioning": True}}, "time_conditioning=True"),
     ],
 )
 def test_a_network_of_another_law_is_refused_though_its_weights_fit(said, named, tmp_path):
