@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from models.written_out import log_scores
-from published import Shape, random_weights, texts, write_folder
+from models.written_out import log_scores, raw_output
+from published import Shape, nested_config, random_weights, texts, under, write_folder
 from transformers import AutoModelForMaskedLM
 
 from sdtt.models.checkpoints import load_config, load_model
@@ -109,3 +109,14 @@ def test_there_is_nothing_to_fold_in_a_score_model(tmp_path):
 def test_a_score_model_of_another_law_is_refused(changes, says, tmp_path):
     with pytest.raises(ValueError, match=says):
         load_model(folder_of(tmp_path, **changes))
+
+
+@torch.no_grad()
+def test_a_nested_config_with_time_conditioning_is_of_a_model_that_is_told_the_time(tmp_path):
+    config = nested_config(SHAPE) | {"time_conditioning": True}
+    model, z = load_model(write_folder(tmp_path / "told", config, under(WEIGHTS))), texts()
+    levels = [-math.log(1 - 0.999 * t) for t in TIMES.tolist()]
+    plain = [raw_output(WEIGHTS, text, level) for text, level in zip(z, levels, strict=True)]
+    due = torch.stack(plain)[..., :-1].log_softmax(-1)
+    ours = model(z, t=TIMES).logits[..., :-1].log_softmax(-1)
+    torch.testing.assert_close(ours, due, rtol=1e-4, atol=1e-4)
