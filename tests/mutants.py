@@ -147,6 +147,8 @@ LAMBADA = "evaluation/test_evaluation_lambada.py::test_"
 BOUND = "evaluation/test_evaluation_bound.py::test_"
 HARNESS = "evaluation/test_evaluation_harness.py::test_"
 TASK_INDEX = "evaluation/test_evaluation_task_index.py::test_"
+REVEAL = "models/test_models_reveal.py::test_"
+TRAIN_REVEAL = "training/test_training_reveal.py::test_"
 FRONTIER = "evaluation/test_evaluation_frontier.py::test_"
 REPORT_CELLS = "report/test_report_cells.py::test_"
 REPORT_BLOCKS = "report/test_report_blocks.py::test_"
@@ -408,6 +410,98 @@ MUTANTS = [
         "    index.update(own)\n",
         "    index |= {name: own[name] for name in own if name not in index}\n",
         (TASK_INDEX + "a_task_of_the_folder_wins_over_the_harness",),
+    ),
+    Mutant(
+        "a visible token sees what is revealed behind it",
+        "models/reveal.py",
+        "revealed[:, None, :] <= revealed[:, :, None]",
+        "revealed[:, None, :] >= 0",
+        (
+            REVEAL + "a_visible_token_sees_those_of_its_own_step_and_before",
+            REVEAL + "what_is_revealed_later_changes_no_visible_token",
+            REVEAL + "a_cache_changes_no_law",
+        ),
+    ),
+    Mutant(
+        "masked positions see each other",
+        "models/reveal.py",
+        "sees = ~masked[:, None, :] & (earlier | masked[:, :, None])",
+        "sees = earlier | masked[:, :, None]",
+        (REVEAL + "nobody_sees_a_mask_but_itself", REVEAL + "a_cache_changes_no_law"),
+    ),
+    Mutant(
+        "the queries of a pass see each other",
+        "models/reveal.py",
+        "sees = (slot < seen) | (slot == slots[..., None])",
+        "sees = (slot < seen) | (slot <= slots[..., None])",
+        (REVEAL + "a_cache_changes_no_law",),
+    ),
+    Mutant(
+        "a cache keeps the keys of masked positions",
+        "models/reveal.py",
+        "self.stored[texts] += fresh",
+        "self.stored[texts] += sizes",
+        (REVEAL + "a_cache_changes_no_law",),
+    ),
+    Mutant(
+        "columns of a cached pass stand at the front of the text",
+        "models/reveal.py",
+        "self._there(places % self.length)",
+        "self._there(torch.arange(width).expand(count, -1))",
+        (REVEAL + "a_cache_changes_no_law",),
+    ),
+    Mutant(
+        "asked rows see what the first row sees",
+        "models/blocks.py",
+        "return mask.take_along_dim((asked.padded % length)[:, None, :, None], 2)",
+        "return mask[:, :, :1]",
+        (REVEAL + "a_cache_changes_no_law",),
+    ),
+    Mutant(
+        "samplers forget when a token was revealed",
+        "sampling/network.py",
+        "self._order.view(-1)[there] = self._puts",
+        "pass",
+        (REVEAL + "a_cache_changes_no_law",),
+    ),
+    Mutant(
+        "the steps of an order come in the order of the uniforms",
+        "diffusion/noise.py",
+        "((1 - u) * steps[:, None]).floor()",
+        "(u * steps[:, None]).floor()",
+        (
+            TRAIN_REVEAL
+            + "the_steps_of_a_text_are_equal_shares_and_the_largest_uniform_comes_first",
+            TRAIN_REVEAL + "the_masked_loss_is_of_the_law_in_the_order_that_its_noise_says",
+        ),
+    ),
+    Mutant(
+        "a network that follows the order is pretrained as if all came at once",
+        "training/pretrain.py",
+        "order = noise.order_for(denoiser, x.device)",
+        "order = {}",
+        (TRAIN_REVEAL + "the_masked_loss_is_of_the_law_in_the_order_that_its_noise_says",),
+    ),
+    Mutant(
+        "a student that follows the order is distilled as if all came at once",
+        "training/distill.py",
+        "order = noise.order_for(self.accelerator.unwrap_model(self.model), x.device)",
+        "order = {}",
+        (TRAIN_REVEAL + "a_bidirectional_teacher_teaches_a_student_that_follows_the_order",),
+    ),
+    Mutant(
+        "what a teacher draws is as old as the prompt",
+        "diffusion/rollout.py",
+        "own = torch.full_like(rows, z.shape[1] + i)",
+        "own = torch.zeros_like(rows)",
+        (TRAIN_REVEAL + "what_a_teacher_draws_is_revealed_after_all_that_was_visible",),
+    ),
+    Mutant(
+        "a cache is taken whatever it needs",
+        "sampling/generate.py",
+        "if needed > there:",
+        "if False:",
+        (REVEAL + "a_cache_that_does_not_fit_is_refused_before_the_first_pass",),
     ),
     Mutant(
         "an answer ends before the last of its stops",

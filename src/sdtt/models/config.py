@@ -112,8 +112,8 @@ class BlocksConfig(PreTrainedConfig):
             )
         if self.attention == "reveal_causal" and self.conditioning == "time":
             raise ValueError(
-                "attention='reveal_causal' does not go with conditioning='time': what a cache keeps "
-                "of a token must not change with the time"
+                "attention='reveal_causal' does not go with conditioning='time': what is kept of a "
+                "token must not change with the time"
             )
         if not 0 <= (self.mask_token_id or 0) < self.vocab_size:
             raise ValueError(
