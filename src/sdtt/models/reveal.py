@@ -106,17 +106,10 @@ class RevealCache:
         count = len(texts)
         every = torch.cat([new, rows])
         owner = torch.searchsorted(texts, every // self.length)
-        order = owner.argsort(stable=True)  # new ones of a text stand before its queries
-        sizes = torch.bincount(owner, minlength=count)
-        column = torch.empty_like(order)
-        column[order] = torch.arange(len(every)) - (sizes.cumsum(0) - sizes)[owner[order]]
-        width, reach = int(sizes.max()), int((self.stored[texts] + sizes).max())
-        if self.few_shapes:
-            width = 1 << max(width - 1, FEWEST_COLUMNS - 1).bit_length()
-            quarter = -(-self.length // 4)
-            reach = min(-(-reach // quarter) * quarter, self.length)
+        sizes, column = _columns(owner, count)  # new ones of a text stand before its queries
         fresh = torch.bincount(owner[: len(new)], minlength=count)
         stored = self.stored[texts]
+        width, reach = self._extent(int(sizes.max()), int((stored + sizes).max()))
         flat = owner * width + column
 
         def laid(values: Tensor, padding: int) -> Tensor:
@@ -165,5 +158,22 @@ class RevealCache:
             both.append(seen if now.texts is None else seen.index_select(0, now.texts))
         return both[0], both[1]
 
+    def _extent(self, width: int, reach: int) -> tuple[int, int]:
+        """Columns and slots of a pass, filled up where shapes shall be few."""
+        if not self.few_shapes:
+            return width, reach
+        quarter = -(-self.length // 4)
+        columns = 1 << max(width - 1, FEWEST_COLUMNS - 1).bit_length()
+        return columns, min(-(-reach // quarter) * quarter, self.length)
+
     def _there(self, x: Tensor) -> Tensor:
         return x.to(self.device, non_blocking=True)
+
+
+def _columns(owner: Int[Tensor, " M"], count: int) -> tuple[Int[Tensor, " K"], Int[Tensor, " M"]]:
+    """How many entries each text owns, and the column of each entry, in the order that is given."""
+    order = owner.argsort(stable=True)
+    sizes = torch.bincount(owner, minlength=count)
+    column = torch.empty_like(order)
+    column[order] = torch.arange(len(owner)) - (sizes.cumsum(0) - sizes)[owner[order]]
+    return sizes, column
