@@ -37,6 +37,9 @@ from sdtt.models.reveal import RevealCache
 
 SINUSOID_WIDTH = 256
 
+FEW_ROWS = 32
+"""Queries of a text that are too few to pay for a copy of its keys."""
+
 
 class TokenEmbedding(nn.Module):
     """A row for each id, under the published name ``vocab_embed.embedding``."""
@@ -196,7 +199,7 @@ class Block(GradientCheckpointingLayer):
             attention_mask = self._mask_of(asked, attention_mask, length)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
-        out, _ = self._attention(query)(
+        out, _ = self._attention(query, key)(
             self,
             query,
             key,
@@ -208,13 +211,15 @@ class Block(GradientCheckpointingLayer):
         out = out.reshape(*out.shape[:2], width)
         return self.attn_out(out if asked is None else out.flatten(0, 1)[asked.picked])
 
-    def _attention(self, query: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    def _attention(self, query: Tensor, key: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
         """The function that the config names, or a faster one of the same law."""
         name = self.config._attn_implementation
         low = query.dtype in (torch.bfloat16, torch.float16)
         masked = not self.is_causal or query.shape[2] == 1  # one token sees what its mask says
         plain = name == "sdpa" and masked and not torch.is_grad_enabled()
-        if low and plain and query.device.type == "cpu" and self.without_tiles:
+        # products of low precision copy the keys of a cache that is not full: too much for few rows
+        few = query.shape[2] < FEW_ROWS and not key.is_contiguous()
+        if low and plain and not few and query.device.type == "cpu" and self.without_tiles:
             return attention_by_heads
         return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
 
