@@ -1,6 +1,6 @@
 """Loading: each layout of checkpoint against reading its file, and the verb convert.
 
-    python benchmarks/loading.py                     # 169M, about two minutes
+    python benchmarks/loading.py --output results/loading        # 169M, about three minutes
 
 Weights are random: time does not depend on them. Every layout is loaded in a process of its own,
 which first imports the package; there, reading the file and loading it take turns, and medians are
@@ -134,6 +134,7 @@ def main() -> None:
     parser.add_argument("--dtypes", type=names, default=["float32"])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="of temporary files; the system's by default")
+    parser.add_argument("--output", type=Path, help="folder for loading.json and loading.md")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -151,10 +152,20 @@ def main() -> None:
                 plain = converting(source, folder)
                 folded = converting(source, folder, "--fold", "--overwrite")
                 conversions.append(label | {"plain": plain, "folded": folded})
-    print(table(rows, COLUMNS), end="\n\n")
     heads = {"convert, s": "plain", "convert --fold, s": "folded"}
-    print(table(conversions, {"layout": "layout", "dtype": "dtype"} | heads), end="\n\n")
-    print(json.dumps(machine(torch.device("cpu"))))
+    tables = [
+        table(rows, COLUMNS),
+        table(conversions, {"layout": "layout", "dtype": "dtype"} | heads),
+    ]
+    about = machine(torch.device("cpu"))
+    print(*tables, json.dumps(about), sep="\n\n")
+    if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
+        found = {"machine": about, "loading": rows, "converting": conversions}
+        (options.output / "loading.json").write_text(json.dumps(found, indent=1) + "\n")
+        lines = "\n".join(f"* {key}: {value}" for key, value in about.items())
+        parts = ["# Loading a checkpoint", lines, *tables]
+        (options.output / "loading.md").write_text("\n\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":

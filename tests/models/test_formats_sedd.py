@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from models.written_out import log_scores, raw_output
-from published import Shape, nested_config, random_weights, texts, under, write_folder
+from published import SMALL, Shape, nested_config, random_weights, texts, under, write_folder
 from transformers import AutoModelForMaskedLM
 
 from sdtt.models.checkpoints import load_config, load_model
@@ -19,11 +19,11 @@ WEIGHTS = random_weights(SHAPE)
 TIMES = torch.tensor([0.1, 0.6, 1.0])
 
 
-def score_config(scaled=True, **changes):
+def score_config(scaled=True, shape=SHAPE, **changes):
     """As louaaron/sedd-small has it: of each section what says something of the network, or not."""
-    model = {"name": "small", "type": "ddit", "hidden_size": SHAPE.width, "dropout": 0.1}
-    model |= {"cond_dim": SHAPE.condition, "length": SHAPE.length, "n_blocks": SHAPE.blocks}
-    model |= {"n_heads": SHAPE.heads, "scale_by_sigma": scaled}
+    model = {"name": "small", "type": "ddit", "hidden_size": shape.width, "dropout": 0.1}
+    model |= {"cond_dim": shape.condition, "length": shape.length, "n_blocks": shape.blocks}
+    model |= {"n_heads": shape.heads, "scale_by_sigma": scaled}
     return {
         "data": {"train": "openwebtext", "valid": "wikitext103"},
         "graph": {"type": "absorb", "file": "data", "report_all": False},
@@ -31,20 +31,20 @@ def score_config(scaled=True, **changes):
         "ngpus": 8,
         "noise": {"type": "loglinear", "sigma_min": 1e-4, "sigma_max": 20},
         "sampling": {"predictor": "euler", "steps": 128, "noise_removal": True},
-        "tokens": SHAPE.ids - 1,
+        "tokens": shape.ids - 1,
         "training": {"ema": 0.9999, "n_iters": 1300001},
     } | changes
 
 
-def folder_of(tmp_path, **settings):
-    return write_folder(tmp_path / "sedd", score_config(**settings), WEIGHTS)
+def folder_of(tmp_path, weights=WEIGHTS, **settings):
+    return write_folder(tmp_path / "sedd", score_config(**settings), weights)
 
 
-def written_out(z, scaled):
+def written_out(z, scaled, weights=WEIGHTS, heads=2):
     levels = [-math.log(1 - 0.999 * t) for t in TIMES.tolist()]
     return torch.stack(
         [
-            log_scores(WEIGHTS, text, level, scale_by_sigma=scaled)
+            log_scores(weights, text, level, scale_by_sigma=scaled, heads=heads)
             for text, level in zip(z, levels, strict=True)
         ]
     )
@@ -59,6 +59,16 @@ def test_a_loaded_score_model_has_the_ratios_written_out(scaled, tmp_path):
     torch.testing.assert_close(
         model.log_ratios(z, TIMES), written_out(z, scaled), rtol=1e-4, atol=1e-4
     )
+
+
+@torch.no_grad()
+@pytest.mark.slow
+def test_a_score_model_of_the_published_size_has_the_ratios_written_out(tmp_path):
+    weights = random_weights(SMALL, scale=0.03)
+    model = load_model(folder_of(tmp_path, weights, shape=SMALL))
+    z = texts(SMALL, count=3, length=128)
+    due = written_out(z, True, weights, SMALL.heads)
+    torch.testing.assert_close(model.log_ratios(z, TIMES), due, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
