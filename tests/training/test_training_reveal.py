@@ -85,9 +85,7 @@ def test_a_student_that_follows_the_order_is_taught_by_itself_in_that_order(tmp_
         rounds=1, steps_per_round=1, start_steps=2, teacher_steps=1,
     )  # fmt: skip
     trainer.train()
-    assert first_loss(tmp_path) == pytest.approx(
-        0, abs=1e-9
-    )  # one step of itself: nothing to learn
+    assert first_loss(tmp_path) == pytest.approx(0, abs=1e-9)  # one step of itself
 
 
 def test_what_a_teacher_draws_is_revealed_after_all_that_was_visible(tmp_path, runs):
