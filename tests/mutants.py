@@ -3055,6 +3055,23 @@ MUTANTS = [
         (EXPORT + "an_exported_model_comes_back_with_the_same_law",),
     ),
     Mutant(
+        "a model that follows the order of revelation is written for code that does not",
+        "models/export.py",
+        'config.attention != "bidirectional"',
+        'config.attention == "other"',
+        (
+            EXPORT + "what_the_reference_cannot_express_is_refused",
+            REMOTE + "a_model_whose_law_the_file_does_not_have_gets_no_code",
+        ),
+    ),
+    Mutant(
+        "a push without a token writes its card first",
+        "cli/push.py",
+        "    check_token()\n    if not",
+        "    if not",
+        (PUSH + "without_a_token_a_push_writes_no_card",),
+    ),
+    Mutant(
         "the attention bias of a folded model is left out of its export",
         "models/export.py",
         ".double() + first_of_six",

@@ -209,6 +209,12 @@ def test_without_the_hub_or_a_token_a_push_ends_in_words(invoke, folder, monkeyp
     assert words in result.stderr
 
 
+def test_without_a_token_a_push_writes_no_card(invoke, folder, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert invoke(COMMAND, "fake", str(folder), "me/small").exit_code == 2
+    assert not (folder / "README.md").exists()
+
+
 def test_a_dry_run_shows_files_bytes_and_card_and_writes_nothing(invoke, folder):
     before = sorted(folder.iterdir())
     result = invoke(COMMAND, "fake", str(folder), "me/small", "--dry-run")

@@ -178,3 +178,20 @@ def test_a_folder_of_another_model_gets_no_code(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(ValueError, match="its model_type is 'gpt2'"):
         add_code(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"attention": "reveal_causal"}, "this model's attention is 'reveal_causal'"),
+        ({"conditioning": "time", "cond_dim": 6}, "would not tell this model the time"),
+    ],
+    ids=str,
+)
+def test_a_model_whose_law_the_file_does_not_have_gets_no_code(
+    random_model, settings, words, tmp_path
+):
+    random_model(**settings).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        add_code(tmp_path)
+    assert not (tmp_path / "modeling_mdlm.py").exists()

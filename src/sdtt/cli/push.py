@@ -84,6 +84,7 @@ def push(settings: PushSettings) -> None:
         print(f"\n{card}")
         note(f"dry run: nothing was sent to {settings.repo}, and nothing written")
         return
+    check_token()
     if not (folder / CARD).is_file() or settings.new_card:
         (folder / CARD).write_text(card, encoding="utf-8")
     print(send(folder, settings.repo, files, settings.private, settings.revision))
@@ -104,7 +105,10 @@ def _is_sent(name: str) -> bool:
 def _card(settings: PushSettings, folder: Path) -> str:
     """The card that is there, or a new one."""
     if (folder / CARD).is_file() and not settings.new_card:
-        note(f"{folder / CARD} is sent as it is; --new-card makes it anew")
+        note(
+            f"{folder / CARD} is sent as it is, whatever --license, --evaluation and the like say; "
+            "--new-card makes it anew"
+        )
         return (folder / CARD).read_text("utf-8")
     said = Said(
         settings.repo,
@@ -137,6 +141,18 @@ def _measured(settings: PushSettings, folder: Path) -> Measured | None:
     return Measured(settings.evaluation, label, settings.teacher)
 
 
+def check_token() -> None:
+    """Refuses to go on where the hub will not be told who asks; before the card is written.
+
+    Raises:
+        ValueError: If no token is known.
+    """
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        raise ValueError("no token of the hub is known: run 'hf auth login', or set HF_TOKEN")
+
+
 def send(folder: Path, repo: str, files: list[str], private: bool, revision: str | None) -> str:
     """Uploads files of a folder in one commit, to a repository that is made if there is none.
 
@@ -144,13 +160,11 @@ def send(folder: Path, repo: str, files: list[str], private: bool, revision: str
         Where they are now.
 
     Raises:
-        ValueError: If the hub is out of reach or refuses, or no token is known.
+        ValueError: If the hub is out of reach or refuses.
     """
-    from huggingface_hub import HfApi, get_token
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    if get_token() is None:
-        raise ValueError("no token of the hub is known: run 'hf auth login', or set HF_TOKEN")
     api = HfApi(library_name="sdtt")
     try:
         place = api.create_repo(repo, private=private or None, exist_ok=True)

@@ -118,13 +118,14 @@ def check_reference(config: BlocksConfig) -> None:
 
     Raises:
         ValueError: If MASK is not the last id, the MLP's non-linearity is another than tanh-GELU,
-            or it is the shape of another kind of model.
+            it is the shape of another kind of model, or ``check_plain`` refuses it.
     """
     if config.model_type != MDLMConfig.model_type:
         raise ValueError(
             f"a model of type {config.model_type!r} has no such layout: it is for "
             f"{MDLMConfig.model_type!r} ones"
         )
+    check_plain(config)
     if config.mask_token_id != config.vocab_size - 1:
         raise ValueError(
             f"the reference code takes the last id for MASK: this model's MASK is "
@@ -135,6 +136,24 @@ def check_reference(config: BlocksConfig) -> None:
         raise ValueError(
             f"the reference code has the tanh-GELU only: this model's hidden_act is "
             f"{config.hidden_act!r}; its own folder keeps it (save_pretrained)"
+        )
+
+
+def check_plain(config: BlocksConfig) -> None:
+    """Refuses a model whose law the code of others, or the modelling file, would silently change.
+
+    Raises:
+        ValueError: If attention follows the order of revelation, or the model is told the time.
+    """
+    if isinstance(config, MDLMConfig) and config.attention != "bidirectional":
+        raise ValueError(
+            f"code other than sdtt has bidirectional attention only: this model's attention is "
+            f"{config.attention!r}; its own folder keeps it (save_pretrained)"
+        )
+    if config.conditioning == "time":
+        raise ValueError(
+            "code other than sdtt would not tell this model the time (its conditioning is 'time'); "
+            "its own folder keeps it (save_pretrained)"
         )
 
 
@@ -214,6 +233,7 @@ def _config(config: MDLMConfig, layout: str, dtype: torch.dtype) -> dict[str, An
 
 def save_with_code(model: MDLMForMaskedLM, folder: Path) -> None:
     """``save_pretrained``, and the modelling file: see ``add_code``."""
+    check_plain(model.config)
     model.save_pretrained(folder)
     add_code(folder)
 
@@ -228,7 +248,7 @@ def add_code(folder: Path) -> None:
         folder: Written by ``save_pretrained``.
 
     Raises:
-        ValueError: If it holds no model of this kind.
+        ValueError: If it holds no model of this kind, or ``check_plain`` refuses it.
     """
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -237,6 +257,7 @@ def add_code(folder: Path) -> None:
             f"{folder} is no folder of an {MDLMConfig.model_type!r} model: its model_type is "
             f"{config.get('model_type')!r}; write one with save_pretrained"
         )
+    check_plain(MDLMConfig.from_pretrained(folder))
     shutil.copyfile(MODELLING_FILE, folder / MODELLING_FILE.name)
     text = json.dumps(config | {"auto_map": AUTO_MAP}, indent=2, sort_keys=True) + "\n"
     path.write_text(text, encoding="utf-8")
