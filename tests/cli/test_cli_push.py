@@ -236,6 +236,13 @@ def test_a_card_that_is_there_is_kept_unless_it_may_be_replaced(invoke, folder):
     assert "\nmine\n" not in invoke(COMMAND, *words, "--new-card").stdout
 
 
+def test_what_a_card_that_is_kept_would_not_say_is_refused(invoke, folder):
+    (folder / "README.md").write_text("mine")
+    result = invoke(COMMAND, "fake", str(folder), "me/small", "--dry-run", "--license", "mit")
+    assert result.exit_code == 2
+    assert "would be sent as it is, without --license: add --new-card" in result.stderr
+
+
 def test_an_evaluation_is_taken_for_the_model_whose_files_it_measured(invoke, folder, tmp_path):
     perplexity = {"metric": "perplexity", "kind": "diffusion", "draw": {"steps": 4}}
     result = {"perplexity": 20.0, "nll": 3.0, "entropy": 4.0}

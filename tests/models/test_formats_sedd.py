@@ -62,6 +62,18 @@ def test_a_loaded_score_model_has_the_ratios_written_out(scaled, tmp_path):
 
 
 @torch.no_grad()
+def test_a_converted_score_model_is_a_source_again(tmp_path):
+    convert_checkpoint(read_source(folder_of(tmp_path)), tmp_path / "once")
+    again = read_source(tmp_path / "once")
+    convert_checkpoint(again, tmp_path / "twice", dtype=torch.bfloat16)
+    once, twice = (load_model(tmp_path / name) for name in ("once", "twice"))
+    assert type(twice) is SEDDForMaskedLM
+    assert twice.dtype == torch.bfloat16
+    for name, weight in once.state_dict().items():
+        torch.testing.assert_close(twice.state_dict()[name], weight.bfloat16())
+
+
+@torch.no_grad()
 @pytest.mark.slow
 def test_a_score_model_of_the_published_size_has_the_ratios_written_out(tmp_path):
     weights = random_weights(SMALL, scale=0.03)

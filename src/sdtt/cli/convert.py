@@ -34,7 +34,11 @@ class ConvertSettings:
     """What is converted, and how."""
 
     source: str = field(
-        metadata={"help": "a folder, a Lightning .ckpt, or a name on the hub", "positional": True}
+        metadata={
+            "help": "a folder (MDLM, SDTT, SEDD), a Lightning .ckpt, a name on the hub or of "
+            "'sdtt published'",
+            "positional": True,
+        }
     )
     dest: Path | None = field(
         default=None, metadata={"help": "the folder that is written", "positional": True}

@@ -21,6 +21,10 @@ FILES = (
 """What belongs to a model; of a run's folder the checkpoints and the config stay here."""
 
 
+OF_CARD = ("evaluation", "label", "teacher", "license", "base_model", "dataset", "language")
+"""Settings that say something of a card that is made."""
+
+
 @dataclass(frozen=True)
 class PushSettings:
     """What goes where, and what its card says."""
@@ -105,10 +109,13 @@ def _is_sent(name: str) -> bool:
 def _card(settings: PushSettings, folder: Path) -> str:
     """The card that is there, or a new one."""
     if (folder / CARD).is_file() and not settings.new_card:
-        note(
-            f"{folder / CARD} is sent as it is, whatever --license, --evaluation and the like say; "
-            "--new-card makes it anew"
-        )
+        asked = [name for name in OF_CARD if getattr(settings, name)]
+        if asked:
+            raise ValueError(
+                f"{folder / CARD} is there and would be sent as it is, without --"
+                f"{asked[0].replace('_', '-')}: add --new-card to make it anew, or leave that out"
+            )
+        note(f"{folder / CARD} is sent as it is; --new-card makes it anew")
         return (folder / CARD).read_text("utf-8")
     said = Said(
         settings.repo,

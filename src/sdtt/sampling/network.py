@@ -215,8 +215,8 @@ def by_cache(denoiser: Denoiser, cache: bool | None) -> Denoiser:
     if cache and not follows_order(denoiser):
         raise ValueError(
             "a cache needs a model whose attention follows the order of revelation, and this "
-            f"{type(denoiser).__name__} sees all of the text: train one from it, 'sdtt pretrain "
-            "--attention reveal_causal --init-from MODEL', or leave --cache out"
+            f"{type(denoiser).__name__} sees all of the text: train one from an MDLM, 'sdtt "
+            "pretrain --attention reveal_causal --init-from MODEL', or leave --cache out"
         )
     return denoiser
 

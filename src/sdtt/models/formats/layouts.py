@@ -222,6 +222,14 @@ LAYOUTS = (
         model_type=SEDDForMaskedLM,
     ),
     Layout(
+        name="saved sedd",
+        line="a transformers folder of a score model, as sdtt saves it",
+        recognise=lambda config, _: config.get("model_type") == SEDDConfig.model_type,
+        settings=_of_mdlm,
+        config_type=SEDDConfig,
+        model_type=SEDDForMaskedLM,
+    ),
+    Layout(
         name="bare",
         line="weights of an MDLM without a config: the shapes say it",
         recognise=_is_bare,
