@@ -156,13 +156,10 @@ def check_code(config: BlocksConfig) -> None:
 
 def _check_timeless(config: BlocksConfig, form: str) -> None:
     """Refuses what only our own class computes: any other would leave it out and say nothing."""
-    for name, known in {
-        "conditioning": ("none", "constant"),
-        "attention": ("bidirectional",),
-    }.items():
-        if getattr(config, name) not in known:
+    for name, strange in {"conditioning": "time", "attention": "reveal_causal"}.items():
+        if getattr(config, name) == strange:
             raise ValueError(
-                f"{form} has no {name}={getattr(config, name)!r}, and without it another law would "
+                f"{form} has no {name}={strange!r}, and without it another law would "
                 "come out; the model's own folder keeps it (save_pretrained)"
             )
 
