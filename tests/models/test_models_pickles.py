@@ -464,7 +464,7 @@ def test_a_damaged_record_beside_the_pickle_is_said_to_be_one(tmp_path):
     file = tmp_path / "a.ckpt"
     torch.save({"a": torch.ones(2)}, file)
     file.write_bytes(file.read_bytes().replace(b"little", b"lettle"))
-    with pytest.raises(ValueError, match="cannot read .*: it is damaged"):
+    with pytest.raises(ValueError, match=r"cannot read .*: it is damaged"):
         read_torch_file(file)
 
 
