@@ -3151,8 +3151,8 @@ MUTANTS = [
     Mutant(
         "without sdtt saved settings that need it are left out",
         "models/remote/modeling_mdlm.py",
-        "for name in NOT_HERE:",
-        "for name in ():",
+        "for name, without in NOT_HERE.items():",
+        "for name, without in ():",
         (REMOTE + "a_saved_setting_that_needs_sdtt_is_refused_rather_than_left_out",),
     ),
     Mutant(

@@ -206,6 +206,15 @@ def test_a_conversion_that_fails_leaves_what_was_there(run, source, there, tmp_p
         assert json.loads((tmp_path / "out" / "config.json").read_text()) == nested_config()
 
 
+def test_a_link_to_a_model_stays_one_when_the_model_is_replaced(run, source, tmp_path):
+    run(source, tmp_path / "model")
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    run(source, tmp_path / "link", "--overwrite", "--dtype", "bfloat16")
+    assert (tmp_path / "link").is_symlink()
+    assert MDLMForMaskedLM.from_pretrained(tmp_path / "model").dtype == torch.bfloat16
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "model", "link"}
+
+
 def test_a_destination_is_never_seen_half_written(tmp_path):
     with convert.replacing(tmp_path / "out") as aside:
         (aside / "config.json").write_text("{}")

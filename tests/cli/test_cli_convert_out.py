@@ -79,6 +79,16 @@ def test_what_the_reference_cannot_express_is_refused_before_anything_is_written
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_that_its_code_would_change_is_refused_before_anything_is_written(invoke, tmp_path):
+    saved(tmp_path / "own", conditioning="time", cond_dim=6)
+    for more in ([], ["--dry-run"]):
+        words = "fake", str(tmp_path / "own"), str(tmp_path / "out"), "--with-code"
+        result = invoke(COMMAND, *words, *more)
+        assert result.exit_code == 2
+        assert "modeling_mdlm.py has no conditioning='time'" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_code_does_not_go_with_the_layout_of_the_reference(invoke, tmp_path):
     result = invoke(COMMAND, "fake", str(tmp_path), "out", "--to", "sdtt", "--with-code")
     assert result.exit_code == 2

@@ -1,6 +1,7 @@
 """Every key of a checkpoint is taken, left over for a reason, or an error that names it."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -205,6 +206,61 @@ def test_a_missing_shard_is_named(config, tmp_path):
     says = r"1 of 3 shards are missing, such as model-00002-of-00003\.safetensors"
     with pytest.raises(ValueError, match=says):
         load_model(folder)
+
+
+@pytest.mark.parametrize("place", ["../model.safetensors", "/tmp/model.safetensors", "a/b"])
+def test_a_shard_outside_the_folder_is_refused(place, tmp_path):
+    folder = folder_of(tmp_path, shards=2)
+    file = folder / "model.safetensors.index.json"
+    index = json.loads(file.read_text())
+    index["weight_map"]["backbone.vocab_embed.embedding"] = place
+    file.write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=f"names a shard outside the folder, {place}"):
+        read_folder(folder)
+
+
+def test_a_tied_head_that_is_not_the_embedding_is_refused():
+    config = nested_config()
+    config["model"]["tie_word_embeddings"] = True
+    with pytest.raises(ValueError, match=r"output_layer\.linear\.weight is another weight"):
+        read("x", config, in_memory(under(WEIGHTS)))
+    same = changed(**{"output_layer.linear.weight": WEIGHTS["vocab_embed.embedding"]})
+    assert read("x", config, in_memory(same)).config.tie_word_embeddings
+
+
+def test_a_reference_of_hydra_to_its_own_config_is_followed():
+    config = nested_config() | {"data": {"length": 24}}
+    config["model"]["length"] = "${data.length}"
+    assert read("x", config, in_memory(under(WEIGHTS))).config.model_length == 24
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("length", "${elsewhere.length}"),
+        ("hidden_size", "16"),
+        ("n_blocks", 1.5),
+        ("cond_dim", [6]),
+        ("dropout", "a"),
+    ],
+)
+def test_a_config_that_says_no_number_where_one_is_due_is_refused(name, value):
+    config = nested_config()
+    config["model"][name] = value
+    says = rf"its config says \w+={re.escape(repr(value))}, which is no"
+    with pytest.raises(ValueError, match=says):
+        read("x", config, in_memory(under(WEIGHTS)))
+
+
+def test_a_non_linearity_that_nobody_knows_is_refused():
+    with pytest.raises(ValueError, match="its config says hidden_act='foo'"):
+        read("x", mdlm_config() | {"hidden_act": "foo"}, in_memory(under(WEIGHTS)))
+
+
+@pytest.mark.parametrize("name", ["vocab_embed.embedding", "output_layer.linear.weight"])
+def test_a_vocabulary_of_one_number_is_refused_in_words(name):
+    with pytest.raises(ValueError, match="both must be the size of the vocabulary"):
+        read("x", nested_config(), in_memory(changed(**{name: torch.tensor(1.0)})))
 
 
 def test_a_weight_that_is_not_in_its_shard_is_named(tmp_path):

@@ -1,5 +1,6 @@
 """What a source is: files of Lightning and their averages, names on the hub, local folders."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,7 @@ from published import (
 )
 from transformers import AutoModelForMaskedLM
 
+from sdtt.data.tokenizer import load_tokenizer
 from sdtt.models.checkpoints import load_config, load_model, load_outline, load_tokenizer_of
 from sdtt.models.formats import hub
 from sdtt.models.formats.source import read_source
@@ -135,6 +137,35 @@ def test_code_beside_a_checkpoint_is_never_run(load, tmp_path):
     for name in ("configuration_mdlm.py", "modeling_mdlm.py"):
         (folder / name).write_text("raise SystemExit('this code ran')")
     assert load(folder)
+
+
+@pytest.mark.parametrize("load", [load_model, load_config, load_tokenizer_of, load_tokenizer])
+def test_code_beside_a_model_of_a_strange_type_is_not_even_asked_for(load, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    code = {
+        "AutoConfig": "own.C",
+        "AutoModelForMaskedLM": "own.M",
+        "AutoTokenizer": ["own.T", None],
+    }
+    config = {"model_type": "strange", "auto_map": code}
+    folder = write_folder(tmp_path / "m", config, under(WEIGHTS))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": code}))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
+    with pytest.raises(ValueError, match="contains custom code which must be executed"):
+        load(folder)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_causal_model_whose_config_names_no_type_is_refused_in_words(tmp_path):
+    folder = write_folder(tmp_path / "m", {}, under(WEIGHTS))
+    with pytest.raises(ValueError, match=r"cannot load a causal .*Should have a .model_type."):
+        load_model(folder, causal=True)
+
+
+def test_a_transformers_folder_that_a_wrapper_saved_loads_like_another(tmp_path):
+    weights = {f"backbone._orig_mod.{name}": weight for name, weight in WEIGHTS.items()}
+    folder = write_folder(tmp_path / "m", mdlm_config(), weights)
+    assert torch.equal(load_model(folder).state_dict()[HEAD], WEIGHTS["output_layer.linear.weight"])
 
 
 # ---------------------------------------------------------------- what is not there

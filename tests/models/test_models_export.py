@@ -126,6 +126,8 @@ def test_exporting_changes_nothing_of_the_model(random_model):
         ({"attention": "reveal_causal"}, "this model's attention is 'reveal_causal'"),
         ({"conditioning": "time", "cond_dim": 6}, "would not tell this model the time"),
         ({"hidden_act": "gelu"}, "tanh-GELU only: this model's hidden_act is 'gelu'"),
+        (CONDITIONED | {"conditioning": "time"}, "has no conditioning='time'"),
+        ({"attention": "reveal_causal"}, "has no attention='reveal_causal'"),
         ({"attention_bias": True}, "that of backbone.blocks.0 is not what a shift"),
         ({"attention_bias": True, **CONDITIONED}, "that of backbone.blocks.0 is not what a shift"),
     ],

@@ -460,6 +460,14 @@ def test_another_file_is_said_to_be_another(tmp_path, content, why):
         read_torch_file(tmp_path / "a.ckpt")
 
 
+def test_a_damaged_record_beside_the_pickle_is_said_to_be_one(tmp_path):
+    file = tmp_path / "a.ckpt"
+    torch.save({"a": torch.ones(2)}, file)
+    file.write_bytes(file.read_bytes().replace(b"little", b"lettle"))
+    with pytest.raises(ValueError, match=r"cannot read .*: it is damaged"):
+        read_torch_file(file)
+
+
 def test_a_folder_or_a_missing_file_is_said_to_be_one(tmp_path):
     with pytest.raises(ValueError, match=r"is a folder, not a file; give the \.ckpt"):
         read_torch_file(tmp_path)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from sdtt.models.export import add_code
+from sdtt.models.export import add_code, save_with_code
 from sdtt.models.fold import fold
 from sdtt.models.mdlm import MDLMForMaskedLM
 from sdtt.models.remote import modeling_mdlm as remote
@@ -152,6 +152,7 @@ def test_the_file_needs_torch_transformers_and_numpy_alone():
     ("settings", "words"),
     [
         ({"steps": -1}, "needs steps >= 1"),
+        ({"steps": 0}, "needs steps >= 1 .* got 0, 1"),
         ({"temperature": 0.0}, "temperature > 0"),
         ({"sampler": "confidence"}, "sampler must be one of dilated, ancestral"),
         ({"input_ids": torch.zeros(1, 13, dtype=torch.long)}, "a prompt of 13 tokens"),
@@ -166,12 +167,32 @@ def test_what_it_cannot_sample_is_refused(settings, words):
         model.generate(**settings)
 
 
-def test_a_saved_setting_that_needs_sdtt_is_refused_rather_than_left_out():
+@pytest.mark.parametrize(
+    ("name", "value"), [("top_p", 0.9), ("top_k", 1), ("stratified", True), ("stop_at_eos", True)]
+)
+def test_a_saved_setting_that_needs_sdtt_is_refused_rather_than_left_out(name, value):
     shape = {"vocab_size": 11, "hidden_dim": 8, "n_blocks": 1, "n_heads": 2, "model_length": 12}
     model = remote.MDLMForMaskedLM(remote.MDLMConfig(**shape))
-    model.generation_config.top_p = 0.9
-    with pytest.raises(ValueError, match=r"top_p=0.9 of generation_config.json needs sdtt"):
+    setattr(model.generation_config, name, value)
+    with pytest.raises(ValueError, match=rf"{name}={value} of generation_config.json needs sdtt"):
         model.generate()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [CONDITIONED | {"conditioning": "time"}, {"attention": "reveal_causal"}],
+    ids=["time", "reveal_causal"],
+)
+def test_a_model_of_which_the_file_would_leave_something_out_gets_no_code(
+    random_model, settings, tmp_path
+):
+    model = random_model(**settings)
+    with pytest.raises(ValueError, match=r"modeling_mdlm\.py has no \w+='\w+', and without it"):
+        save_with_code(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    model.save_pretrained(tmp_path / "own")
+    with pytest.raises(ValueError, match=r"modeling_mdlm\.py has no"):
+        add_code(tmp_path / "own")
 
 
 def test_a_folder_of_another_model_gets_no_code(tmp_path):

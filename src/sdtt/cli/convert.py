@@ -14,7 +14,7 @@ from sdtt.cli.console import note
 from sdtt.cli.options import command
 from sdtt.data.tokenizer import load_tokenizer
 from sdtt.models.checkpoints import has_tokenizer, tokenizer_at
-from sdtt.models.export import check_plain, check_reference, export_reference, save_with_code
+from sdtt.models.export import check_code, check_reference, export_reference, save_with_code
 from sdtt.models.formats.checkpoint import Checkpoint
 from sdtt.models.formats.convert import (
     check_destination,
@@ -120,7 +120,7 @@ def convert(settings: ConvertSettings) -> None:
     if settings.to != "transformers":
         check_reference(checkpoint.config)
     if settings.with_code:
-        check_plain(checkpoint.config)
+        check_code(checkpoint.config)
     if settings.fold:
         check_foldable(checkpoint)
     if settings.dest is not None:

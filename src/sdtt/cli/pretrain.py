@@ -234,7 +234,11 @@ def _plan(
     dry_run: DryRun,
 ) -> None:
     start = settings.init_from
-    source = None if start is None else AutoConfig.from_pretrained(check_folder(start))
+    source = (
+        None
+        if start is None
+        else AutoConfig.from_pretrained(check_folder(start), trust_remote_code=False)
+    )
     if settings.tokenizer is not None:
         ids = _ids_of(load_tokenizer(settings.tokenizer))
     elif start is not None:
@@ -254,9 +258,13 @@ def _plan(
     dry_run.show(title, estimate, training, trainer)
 
 
+def _config_of(source: str | Path) -> Any:
+    return AutoConfig.from_pretrained(check_folder(source), trust_remote_code=False)
+
+
 def _twin(folder: Path) -> BlocksModel:
     """A model of ours, masked or causal, as the folder's config says."""
-    causal = AutoConfig.from_pretrained(check_folder(folder)).model_type == CausalConfig.model_type
+    causal = _config_of(folder).model_type == CausalConfig.model_type
     model = load_model(folder, causal=causal, dtype=torch.float32)
     if not isinstance(model, BlocksModel):
         raise ValueError(

@@ -16,6 +16,7 @@ from transformers import (
 from sdtt.diffusion.denoiser import as_denoiser
 from sdtt.models.formats import hub
 from sdtt.models.formats.checkpoint import read_folder
+from sdtt.models.formats.names import plain
 from sdtt.models.formats.source import PICKLES, read_source
 from sdtt.models.formats.stored import in_folder, read_json
 from sdtt.models.mdlm import MDLMConfig
@@ -60,6 +61,7 @@ def load_model(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
             use_safetensors=True,
+            trust_remote_code=False,  # else it asks, and a "y" runs what lies there
         )
     except SafetensorError as error:
         raise ValueError(f"{place}: the weights file is damaged ({error})") from error
@@ -103,7 +105,7 @@ def load_config(source: str | Path, revision: str | None = None) -> Any:
     if is_published(place):
         return read_source(place).config
     try:
-        return AutoConfig.from_pretrained(place, revision=revision)
+        return AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"cannot read the model {source}: {reason}") from error
@@ -119,7 +121,7 @@ def load_outline(source: str | Path) -> Any:
     if is_published(place):
         return read_source(place).outline()
     try:
-        config = AutoConfig.from_pretrained(place)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         with torch.device("meta"):
             return AutoModelForMaskedLM.from_config(config)
     except (OSError, ValueError, KeyError) as error:
@@ -136,7 +138,16 @@ def is_published(place: str | Path) -> bool:
     path = Path(place)
     if not path.is_dir():
         return path.is_file()
-    return not isinstance(read_json(path / "config.json").get("model_type"), str)
+    config = read_json(path / "config.json")
+    kind = config.get("model_type")
+    if kind == MDLMConfig.model_type and _is_plain(path, config):
+        return any(plain(name) != name for name in in_folder(path))  # as a wrapper has saved it
+    return not isinstance(kind, str)
+
+
+def _is_plain(folder: Path, config: dict[str, Any]) -> bool:
+    """Whether its weights are all there and as they were trained: no adapter, not quantised."""
+    return "quantization_config" not in config and not (folder / "adapter_config.json").is_file()
 
 
 def _with_files(place: str | Path, revision: str | None) -> tuple[str | Path, str | None]:
@@ -155,10 +166,11 @@ def _check_files(place: str | Path) -> None:
     if not folder.is_dir():
         return
     config = read_json(folder / "config.json")
-    plain = "quantization_config" not in config and not (folder / "adapter_config.json").is_file()
-    if plain and config["model_type"] == MDLMConfig.model_type:
+    if not _is_plain(folder, config):
+        return
+    if config.get("model_type") == MDLMConfig.model_type:
         read_folder(folder)
-    elif plain:
+    else:
         in_folder(folder)
 
 
@@ -201,7 +213,9 @@ def tokenizer_at(place: str | Path) -> PreTrainedTokenizerBase:
         ValueError: If there is none.
     """
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            place, trust_remote_code=False
+        )
     except Exception as error:  # tokenizers raises bare Exceptions
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"cannot load the tokenizer of the model {place}: {reason}") from error

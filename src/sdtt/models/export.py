@@ -89,8 +89,8 @@ def as_reference(
         dtype: Of the weights; the model's own by default.
 
     Raises:
-        ValueError: If MASK is not the last id, the MLP's non-linearity is another than tanh-GELU,
-            an attention bias is no W s, or there is no such layout.
+        ValueError: As ``check_reference``; or if an attention bias is no W s, or there is no such
+            layout.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}; there are {', '.join(LAYOUTS)}")
@@ -118,14 +118,15 @@ def check_reference(config: BlocksConfig) -> None:
 
     Raises:
         ValueError: If MASK is not the last id, the MLP's non-linearity is another than tanh-GELU,
-            it is the shape of another kind of model, or ``check_plain`` refuses it.
+            it is told the time or attends in the order of revealing, or it is the shape of another
+            kind of model.
     """
     if config.model_type != MDLMConfig.model_type:
         raise ValueError(
             f"a model of type {config.model_type!r} has no such layout: it is for "
             f"{MDLMConfig.model_type!r} ones"
         )
-    check_plain(config)
+    _check_timeless(config, "the layout of the reference code, as it is written here,")
     if config.mask_token_id != config.vocab_size - 1:
         raise ValueError(
             f"the reference code takes the last id for MASK: this model's MASK is "
@@ -139,22 +140,28 @@ def check_reference(config: BlocksConfig) -> None:
         )
 
 
-def check_plain(config: BlocksConfig) -> None:
-    """Refuses a model whose law the code of others, or the modelling file, would silently change.
+def check_code(config: BlocksConfig) -> None:
+    """Refuses a model that the modelling file would give another law.
 
     Raises:
-        ValueError: If attention follows the order of revelation, or the model is told the time.
+        ValueError: If it is of another kind, told the time, or attends in the order of revealing.
     """
-    if isinstance(config, MDLMConfig) and config.attention != "bidirectional":
+    if config.model_type != MDLMConfig.model_type:
         raise ValueError(
-            f"code other than sdtt has bidirectional attention only: this model's attention is "
-            f"{config.attention!r}; its own folder keeps it (save_pretrained)"
+            f"{MODELLING_FILE.name} is for {MDLMConfig.model_type!r} models, not for those of type "
+            f"{config.model_type!r}: leave the code out"
         )
-    if config.conditioning == "time":
-        raise ValueError(
-            "code other than sdtt would not tell this model the time (its conditioning is 'time'); "
-            "its own folder keeps it (save_pretrained)"
-        )
+    _check_timeless(config, MODELLING_FILE.name)
+
+
+def _check_timeless(config: BlocksConfig, form: str) -> None:
+    """Refuses what only our own class computes: any other would leave it out and say nothing."""
+    for name, strange in {"conditioning": "time", "attention": "reveal_causal"}.items():
+        if getattr(config, name) == strange:
+            raise ValueError(
+                f"{form} has no {name}={strange!r}, and without it another law would "
+                "come out; the model's own folder keeps it (save_pretrained)"
+            )
 
 
 def _without_effect(config: MDLMConfig) -> dict[str, Tensor]:
@@ -233,7 +240,7 @@ def _config(config: MDLMConfig, layout: str, dtype: torch.dtype) -> dict[str, An
 
 def save_with_code(model: MDLMForMaskedLM, folder: Path) -> None:
     """``save_pretrained``, and the modelling file: see ``add_code``."""
-    check_plain(model.config)
+    check_code(model.config)
     model.save_pretrained(folder)
     add_code(folder)
 
@@ -248,7 +255,7 @@ def add_code(folder: Path) -> None:
         folder: Written by ``save_pretrained``.
 
     Raises:
-        ValueError: If it holds no model of this kind, or ``check_plain`` refuses it.
+        ValueError: If it holds no model of this kind, or one as ``check_code`` refuses it.
     """
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -257,7 +264,7 @@ def add_code(folder: Path) -> None:
             f"{folder} is no folder of an {MDLMConfig.model_type!r} model: its model_type is "
             f"{config.get('model_type')!r}; write one with save_pretrained"
         )
-    check_plain(MDLMConfig.from_pretrained(folder))
+    check_code(MDLMConfig.from_dict(config))
     shutil.copyfile(MODELLING_FILE, folder / MODELLING_FILE.name)
     text = json.dumps(config | {"auto_map": AUTO_MAP}, indent=2, sort_keys=True) + "\n"
     path.write_text(text, encoding="utf-8")

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
 from sdtt.models.formats.layouts import EMBEDDING, Layout, Weights, rotary_base_is_ours
 from sdtt.models.formats.names import ROOT, ROTARY, reason
 from sdtt.models.formats.stored import Stored
@@ -70,6 +72,7 @@ def account_of(
             f"{len(whole)} weights are of whole numbers, such as {whole[0]} ({kind}): quantised "
             "checkpoints are not taken"
         )
+    _check_tied([ours[name] for name in sorted(tied & ours.keys())], taken)
     left = {ours[name][0]: _why_left(ours[name], name, tied) for name in ours.keys() - taken}
     return Account(taken, left)
 
@@ -87,11 +90,25 @@ def _check_missing(missing: list[str], ours: Mapping[str, tuple[str, Stored]]) -
 
 def _check_vocabulary(taken: Mapping[str, Stored]) -> None:
     embedding, head = taken.get(ROOT + EMBEDDING), taken.get(HEAD)
-    if embedding and head and embedding.shape[0] != head.shape[0]:
+    if embedding and head and embedding.shape[:1] != head.shape[:1]:
         raise ValueError(
-            f"the embedding has {embedding.shape[0]} rows and the head {head.shape[0]}: "
+            f"the embedding has {_rows(embedding)} rows and the head {_rows(head)}: "
             "both must be the size of the vocabulary, MASK included"
         )
+
+
+def _rows(stored: Stored) -> int:
+    return stored.shape[0] if stored.shape else 0
+
+
+def _check_tied(found: list[tuple[str, Stored]], taken: Mapping[str, Stored]) -> None:
+    """Refuses a weight that should be the embedding's and is another."""
+    for own, stored in found:
+        if not torch.equal(stored.read(), taken[ROOT + EMBEDDING].read()):
+            raise ValueError(
+                f"its config ties the head to the embedding (tie_word_embeddings), but {own} is "
+                "another weight than the embedding; set it to false in the config"
+            )
 
 
 def _why_left(found: tuple[str, Stored], name: str, tied: frozenset[str]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.activations import ACT2FN
 
 from sdtt.models.blocks import BlocksModel
 from sdtt.models.config import BlocksConfig
@@ -14,6 +15,7 @@ from sdtt.models.formats.account import Account, account_of
 from sdtt.models.formats.layouts import LENGTH, Config, Layout, Weights, of_shapes, recognise
 from sdtt.models.formats.names import by_plain_name
 from sdtt.models.formats.stored import Stored, in_folder, read_json
+from sdtt.models.mdlm import MDLMConfig
 
 WITHOUT_MASK = {
     50257: "GPT-2's without MASK",
@@ -21,6 +23,10 @@ WITHOUT_MASK = {
     28996: "cased BERT's, whose MASK is not the last id but 103",
 }
 """Sizes of vocabularies in which the last id is a token, not MASK."""
+
+OPEN = ("n_heads", "cond_dim", "model_length", "mask_token_id")
+SIZES = ("vocab_size", "hidden_dim", "n_blocks", *OPEN)
+"""Settings that are whole numbers; those that are ``OPEN`` may be None."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,9 @@ def read(
     weights: Weights = {own: stored[name] for own, name in by_plain_name(stored).items()}
     layout = recognise(config, weights)
     network = layout.network(weights)
-    settings, notes = _complete(layout.settings(config, network), n_heads, mask_token_id)
+    said = layout.settings(config, network)
+    _check_kinds(said)
+    settings, notes = _complete(said, n_heads, mask_token_id)
     _check_heads(settings, of_shapes(network).get("n_heads"))
     own = layout.config_type.from_dict(settings)
     outline = _outline(layout, own)
@@ -161,6 +169,24 @@ def _complete(
             )
         notes.append(f"nothing names MASK: the last id, {size - 1}, is taken")
     return settings, tuple(notes)
+
+
+def _check_kinds(settings: Config) -> None:
+    """Refuses what is no shape of a network: the config is damaged, or refers to another file.
+
+    Raises:
+        ValueError: If a size is no whole number, or the dropout or the non-linearity are none.
+    """
+    names = MDLMConfig.attribute_map
+    for said, value in settings.items():
+        name = names.get(said, said)
+        if name in SIZES and not (name in OPEN and value is None):
+            if type(value) is not int:
+                raise ValueError(f"its config says {said}={value!r}, which is no whole number")
+        elif name == "dropout" and type(value) not in (int, float):
+            raise ValueError(f"its config says {said}={value!r}, which is no number")
+        elif name == "hidden_act" and str(value) not in ACT2FN:
+            raise ValueError(f"its config says {said}={value!r}, which transformers does not have")
 
 
 def _check_heads(settings: Config, found: int | None) -> None:

@@ -146,12 +146,13 @@ def replacing(destination: Path) -> Iterator[Path]:
     Yields:
         The folder to write into, beside it.
     """
+    destination = destination.resolve()  # of a link what it points to; "." has no name
     aside = destination.with_name(f".{destination.name}.partial")
     before = destination.with_name(f".{destination.name}.before")
     for left in (aside, before):
         shutil.rmtree(left, ignore_errors=True)
-    aside.mkdir(parents=True)
     try:
+        aside.mkdir(parents=True)
         yield aside
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)

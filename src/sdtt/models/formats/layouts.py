@@ -25,6 +25,7 @@ LENGTH = 1024
 
 EMBEDDING = "vocab_embed.embedding"
 CONDITION = "sigma_map.mlp.0.weight"
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _BLOCK = re.compile(r"^blocks\.(\d+)\.")
 
 
@@ -104,8 +105,9 @@ def of_shapes(network: Weights) -> dict[str, Any]:
         "hidden_dim": width,
         "n_blocks": 1 + max(numbers, default=0),
     }
-    said["cond_dim"] = condition.shape[0] if condition else None
-    said["n_heads"] = width // (2 * rotary.shape[0]) if rotary and rotary.shape[0] else None
+    said["cond_dim"] = condition.shape[0] if condition and condition.shape else None
+    half = rotary.shape[0] if rotary and rotary.shape else 0
+    said["n_heads"] = width // (2 * half) if half else None
     return said
 
 
@@ -121,12 +123,13 @@ def of_nested(config: Config, network: Weights) -> dict[str, Any]:
     algorithm = config.get("algo")
     inner = algorithm if isinstance(algorithm, Mapping) else {}
     told_time = any(each.get("time_conditioning") is True for each in (config, inner))
-    said = _of_section(config.get("model") or {})
+    said = _of_section(config)
     return of_shapes(network) | said | {"time_conditioning": told_time}
 
 
-def _of_section(model: Config) -> dict[str, Any]:
+def _of_section(config: Config) -> dict[str, Any]:
     """What the section ``model`` says of the network, by our names."""
+    model = config.get("model") or {}
     names = {
         "hidden_size": "hidden_dim",
         "n_blocks": "n_blocks",
@@ -136,7 +139,19 @@ def _of_section(model: Config) -> dict[str, Any]:
         "dropout": "dropout",
         "tie_word_embeddings": "tie_word_embeddings",
     }
-    return {ours: model[name] for name, ours in names.items() if model.get(name) is not None}
+    said = {ours: _resolved(model.get(name), config) for name, ours in names.items()}
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _resolved(value: Any, config: Config) -> Any:
+    """What a reference of hydra, such as "${data.length}", stands for, if the config says it."""
+    match = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return value
+    target: Any = config
+    for part in match[1].split("."):
+        target = target.get(part) if isinstance(target, Mapping) else None
+    return value if target is None else target
 
 
 def _is_sedd(config: Config, weights: Weights) -> bool:
@@ -155,7 +170,7 @@ def of_sedd(config: Config, network: Weights) -> dict[str, Any]:
         raise ValueError(
             f"its config says graph.type={kind!r}: its noise is not MASK; 'absorb' is taken"
         )
-    said = of_shapes(network) | _of_section(config["model"])
+    said = of_shapes(network) | _of_section(config)
     rows, tokens = said["vocab_size"], config.get("tokens")
     if tokens is not None and tokens + 1 != rows:
         raise ValueError(
@@ -193,10 +208,12 @@ def _refuse_other_laws(config: Config) -> None:
 
 def rotary_base_is_ours(frequencies: Any) -> bool:
     """Whether rotary frequencies of a file are 10000^(-2 j / width)."""
-    count = len(frequencies)
+    count = frequencies.numel()
     due = [ROTARY_BASE ** (-j / count) for j in range(count)]
     rounding = 2**-7  # of bfloat16
-    return all(abs(f - d) <= rounding * d for f, d in zip(frequencies.tolist(), due, strict=True))
+    return all(
+        abs(f - d) <= rounding * d for f, d in zip(frequencies.flatten().tolist(), due, strict=True)
+    )
 
 
 LAYOUTS = (

@@ -66,7 +66,8 @@ def in_folder(folder: Path) -> dict[str, Stored]:
     """The weights of a model folder: of one file, or of the shards that its index names.
 
     Raises:
-        ValueError: If there are none, a shard is missing, or a file is damaged.
+        ValueError: If there are none, a shard is missing or outside the folder, or a file is
+            damaged.
     """
     if (folder / WEIGHTS).is_file():
         return in_safetensors(folder / WEIGHTS)
@@ -89,6 +90,11 @@ def _in_shards(folder: Path, where: Any) -> dict[str, Stored]:
         raise ValueError(f"{folder / INDEX} is damaged: it has no weight_map")
     shards: dict[str, dict[str, Stored]] = {}
     names = sorted(set(map(str, where.values())))
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise ValueError(
+            f"{folder / INDEX} is refused: it names a shard outside the folder, {outside[0]}"
+        )
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise ValueError(

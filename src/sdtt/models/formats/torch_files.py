@@ -6,6 +6,7 @@ that ``sdtt.models.formats.pickles`` reads; tensors are views of the mapped file
 """
 
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
@@ -85,6 +86,8 @@ def read_torch_file(file: Path) -> TorchFile:
             stream.seek(0)
             read = _read_zip if zipped else _read_legacy
             content = read(file, stream, not_loaded)
+    except (zipfile.BadZipFile, NotImplementedError, zlib.error) as error:
+        raise ValueError(f"cannot read {file}: it is damaged ({error})") from error
     except CodeInPickleError as error:
         raise ValueError(
             f"{file} is refused: it names {error}, code of Python's own library, which loading it "
@@ -130,7 +133,7 @@ def _read_zip(file: Path, stream: BytesIO | BufferedReader, not_loaded: set[str]
     try:
         pickled = BytesIO(archive.read(records["data.pkl"]))
         return unpickle(pickled, NAMES, persistent, not_loaded)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except EOFError as error:
         raise ValueError(f"it is damaged ({error})") from error
 
 

@@ -262,11 +262,11 @@ class MDLMForMaskedLM(PreTrainedModel, GenerationMixin):
             ValueError: If a setting is out of its range, or the model asks for another sampler.
         """
         saved = self.generation_config
-        for name in NOT_HERE:
-            if getattr(saved, name, None) not in (None, False, 1, "process", "log_linear"):
+        for name, without in NOT_HERE.items():
+            if getattr(saved, name, None) not in (None, *without):
                 value = getattr(saved, name)
                 raise ValueError(f"{name}={value!r} of generation_config.json needs sdtt")
-        steps = steps or getattr(saved, "steps", None) or STEPS
+        steps = first_given(steps, getattr(saved, "steps", None), STEPS)
         sampler = sampler or getattr(saved, "sampler", None) or "dilated"
         temperature = first_given(temperature, getattr(saved, "temperature", None), 1.0)
         if sampler not in SAMPLERS:
@@ -291,7 +291,7 @@ class MDLMForMaskedLM(PreTrainedModel, GenerationMixin):
         if input_ids is None:
             input_ids = torch.empty(1, 0, dtype=torch.long)
         ids = input_ids.to(self.device)
-        length = max_length or self.config.model_length
+        length = first_given(max_length, self.config.model_length)
         if max_length is None and bool((ids == mask).any()):
             length = ids.shape[1]
         if not ids.shape[1] <= length <= self.config.model_length:
@@ -331,8 +331,18 @@ def dilated(free: Tensor, u: Tensor, steps: int) -> Tensor:
 
 
 SAMPLERS = {"dilated": dilated, "ancestral": ancestral}
-NOT_HERE = ("counts", "schedule", "stratified", "top_p", "top_k", "repetition_penalty", "banned")
-"""Settings of sdtt's samplers that these do not have."""
+NOT_HERE: dict[str, tuple[Any, ...]] = {
+    "counts": ("process",),
+    "schedule": ("log_linear",),
+    "stratified": (False,),
+    "top_p": (1,),
+    "top_k": (0,),
+    "repetition_penalty": (1,),
+    "banned": ([], ()),
+    "forced_tokens": ([], ()),
+    "stop_at_eos": (False,),
+}
+"""Settings that sdtt has and this file does not, and their values that ask for nothing."""
 
 
 def draw(logits: Tensor, v: Tensor) -> Tensor:
