@@ -204,8 +204,8 @@ def test_a_folder_of_another_model_gets_no_code(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"attention": "reveal_causal"}, "this model's attention is 'reveal_causal'"),
-        ({"conditioning": "time", "cond_dim": 6}, "would not tell this model the time"),
+        ({"attention": "reveal_causal"}, "has no attention='reveal_causal'"),
+        ({"conditioning": "time", "cond_dim": 6}, "has no conditioning='time'"),
     ],
     ids=str,
 )
