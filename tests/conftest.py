@@ -29,8 +29,9 @@ install_import_hook("sdtt", "typecheck.check")
 
 from sdtt.models.causal import CausalConfig  # noqa: E402 - behind the hook
 from sdtt.models.mdlm import MDLMConfig  # noqa: E402
+from sdtt.models.sedd import SEDDConfig  # noqa: E402
 
-for config in (MDLMConfig, CausalConfig):
+for config in (MDLMConfig, CausalConfig, SEDDConfig):
     # transformers lets a config take any key, but its signature does not say so: with the check of
     # its arguments that the import hook adds, no config could be read from a file
     if config.__init__.__globals__["__name__"] == "jaxtyping._decorator":

@@ -71,6 +71,10 @@ class Mutant:
     tests: tuple[str, ...]
 
 
+PLACEMENT = "models/test_models_placement.py::test_"
+RESIZE = "models/test_models_resize.py::test_"
+PEFT = "models/test_models_peft.py::test_"
+PUBLISHED_TEACHER = "integration/test_published_teacher.py::test_"
 NOISE = "diffusion/test_diffusion_noise.py::test_"
 UNIFORMS = "diffusion/test_diffusion_uniforms.py::test_"
 CATEGORICAL = "diffusion/test_diffusion_categorical.py::test_"
@@ -89,6 +93,11 @@ CANVAS = "sampling/test_sampling_canvas.py::test_"
 GENERATE = "sampling/test_sampling_generate.py::test_"
 
 FOLD = "models/test_models_fold.py::test_"
+TIME = "models/test_models_time.py::test_"
+SEDD = "models/test_models_sedd.py::test_"
+FORMATS_SEDD = "models/test_formats_sedd.py::test_"
+SAMPLERS_TELL = "sampling/test_sampling_told.py::test_"
+TOLD = "training/test_training_told.py::test_"
 ROWS = "models/test_models_rows.py::test_"
 PACK = "models/test_models_pack.py::test_"
 COMPILE = "models/test_models_compile.py::test_"
@@ -138,6 +147,8 @@ LAMBADA = "evaluation/test_evaluation_lambada.py::test_"
 BOUND = "evaluation/test_evaluation_bound.py::test_"
 HARNESS = "evaluation/test_evaluation_harness.py::test_"
 TASK_INDEX = "evaluation/test_evaluation_task_index.py::test_"
+REVEAL = "models/test_models_reveal.py::test_"
+TRAIN_REVEAL = "training/test_training_reveal.py::test_"
 FRONTIER = "evaluation/test_evaluation_frontier.py::test_"
 REPORT_CELLS = "report/test_report_cells.py::test_"
 REPORT_BLOCKS = "report/test_report_blocks.py::test_"
@@ -156,9 +167,164 @@ MAUVE = "evaluation/test_evaluation_mauve.py::test_"
 PAIR = "report/test_report_pair.py::test_"
 SHIPPED = "models/test_models_shipped.py::test_"
 SHIPPED_VERBS = "cli/test_cli_shipped.py::test_"
+EXPORT = "models/test_models_export.py::test_"
+REMOTE = "models/test_models_remote.py::test_"
+PROGRAM = "models/test_models_program.py::test_"
+SAVING = "models/test_models_saving.py::test_"
+CARD = "report/test_report_card.py::test_"
+PUSH = "cli/test_cli_push.py::test_"
+PARITY = "models/test_formats_parity.py::test_"
+ACCOUNT = "models/test_formats_account.py::test_"
+SOURCE = "models/test_formats_source.py::test_"
+CONVERT = "cli/test_cli_convert.py::test_"
+PICKLES = "models/test_models_pickles.py::test_"
+LIGHTNING = "models/test_models_lightning.py::test_"
+PUBLISHED = "models/test_models_published.py::test_"
 
 
 MUTANTS = [
+    Mutant(
+        "the constant condition lies where its weights are kept",
+        "models/blocks.py",
+        "[ids.new_ones(half, dtype=dtype), ids.new_zeros(half, dtype=dtype)]",
+        "[next(self.mlp.parameters()).new_ones(half), next(self.mlp.parameters()).new_zeros(half)]",
+        (PLACEMENT + "a_model_has_its_law_wherever_its_weights_are_kept",),
+    ),
+    Mutant(
+        "a mask of attention lies where the embedding is kept",
+        "models/mdlm.py",
+        "dtype=self.dtype, device=z.device",
+        "dtype=self.dtype, device=self.backbone.vocab_embed.embedding.device",
+        (PLACEMENT + "a_model_has_its_law_wherever_its_weights_are_kept",),
+    ),
+    Mutant(
+        "an offloaded model computes nowhere",
+        "models/blocks.py",
+        "return super().device if place is None else torch.device(place)",
+        "return super().device",
+        (
+            PLACEMENT + "an_offloaded_model_generates_the_same_texts",
+            PLACEMENT + "an_offloaded_model_does_not_hold_its_weights",
+        ),
+    ),
+    Mutant(
+        "the head of an offloaded model is not read in",
+        "models/placement.py",
+        "with align_module_device(linear):",
+        "if align_module_device:",
+        (PLACEMENT + "the_head_of_an_offloaded_model_is_read_in_for_losses",),
+    ),
+    Mutant(
+        "a model that is not plain is folded and packed",
+        "models/mdlm.py",
+        "return pack(fold(self)) if is_plain(self) else self",
+        "return pack(fold(self))",
+        (
+            PLACEMENT + "a_model_that_is_offloaded_is_its_own_fast_form",
+            PEFT + "the_fast_form_of_a_model_with_adapters_keeps_them",
+        ),
+    ),
+    Mutant(
+        "adapters count as plain weights",
+        "models/placement.py",
+        'or hasattr(m, "base_layer") for m',
+        "for m",
+        (PEFT + "the_fast_form_of_a_model_with_adapters_keeps_them",),
+    ),
+    Mutant(
+        "weights that are elsewhere are folded",
+        "models/fold.py",
+        "if not is_plain(model):",
+        "if False:",
+        (PLACEMENT + "folding_and_resizing_an_offloaded_model_is_refused",),
+    ),
+    Mutant(
+        "asked rows stay on the device they were made for",
+        "models/attention.py",
+        "return Asked(*(x.to(device, non_blocking=non_blocking) for x in parts))",
+        "return Asked(*parts)",
+        (PLACEMENT + "asked_rows_go_with_the_other_inputs_of_a_block_to_its_device",),
+    ),
+    Mutant(
+        "new ids begin as the sum of the old",
+        "models/resize.py",
+        "others.double().mean(0)",
+        "others.double().sum(0)",
+        (RESIZE + "a_new_id_is_at_most_as_likely_as_an_old_one_is_on_average",),
+    ),
+    Mutant(
+        "MASK moves behind the new ids",
+        "models/resize.py",
+        "linear.out_features = model.config.vocab_size = ids",
+        "linear.out_features = model.config.vocab_size = ids; model.mask_token_id = ids - 1",
+        (RESIZE + "old_ids_keep_their_scores_and_mask_its_id_when_ids_are_added",),
+    ),
+    Mutant(
+        "resizing parts tied rows",
+        "models/resize.py",
+        "is_tied = linear.weight is embedding.embedding",
+        "is_tied = False",
+        (RESIZE + "tied_rows_stay_tied",),
+    ),
+    Mutant(
+        "MASK may be cut off",
+        "models/resize.py",
+        "if ids <= mask:",
+        "if False:",
+        (RESIZE + "a_vocabulary_that_cannot_be_is_refused",),
+    ),
+    Mutant(
+        "a plan in bfloat16 needs a GPU",
+        "cli/dry_run.py",
+        "if not self.dry_run or torch.accelerator.is_available():",
+        "if True:",
+        (DRY_RUN + "a_run_in_bfloat16_is_planned_on_a_cpu_without_saying_so",),
+    ),
+    Mutant(
+        "a long probe is begun all the same",
+        "cli/dry_run.py",
+        "patience > PROBE_SECONDS",
+        "False",
+        (DRY_RUN + "a_probe_that_would_take_too_long_gives_way_to_gpus",),
+    ),
+    Mutant(
+        "a GPU is used to the full",
+        "training/gpu_hours.py",
+        "flops / (devices * mfu * peak)",
+        "flops / (devices * peak)",
+        (DRY_RUN + "hours_of_named_gpus_are_operations_over_a_share_of_their_rates",),
+    ),
+    Mutant(
+        "hours of GPUs are those of float32",
+        "training/config.py",
+        'bf16=args.bf16, fp16=args.fp16, device=torch.device("cuda")',
+        'bf16=False, fp16=args.fp16, device=torch.device("cuda")',
+        (DRY_RUN + "bfloat16_counts_for_gpus_where_the_run_asks_for_it",),
+    ),
+    Mutant(
+        "no model on the hub has a known shape",
+        "cli/dry_run.py",
+        "return self.shape or (KNOWN_SHAPES.get(source) if isinstance(source, str) else None)",
+        "return self.shape",
+        (DRY_RUN + "the_published_teacher_is_planned_by_name",),
+    ),
+    Mutant(
+        "a given tokenizer is left aside",
+        "cli/distill.py",
+        "if self.tokenizer is not None:",
+        "if False:",
+        (PUBLISHED_TEACHER + "a_tokenizer_of_other_ids_is_refused",),
+    ),
+    Mutant(
+        "a name on the hub is a missing folder",
+        "cli/distill.py",
+        'return model if local or name.count("/") != 1 else name',
+        "return model",
+        (
+            PUBLISHED_TEACHER
+            + "a_missing_folder_is_named_as_a_folder_and_a_name_on_the_hub_as_such",
+        ),
+    ),
     Mutant(
         "all sets of masks of a continuation count alike",
         "evaluation/mask_sets.py",
@@ -246,6 +412,98 @@ MUTANTS = [
         (TASK_INDEX + "a_task_of_the_folder_wins_over_the_harness",),
     ),
     Mutant(
+        "a visible token sees what is revealed behind it",
+        "models/reveal.py",
+        "revealed[:, None, :] <= revealed[:, :, None]",
+        "revealed[:, None, :] >= 0",
+        (
+            REVEAL + "a_visible_token_sees_those_of_its_own_step_and_before",
+            REVEAL + "what_is_revealed_later_changes_no_visible_token",
+            REVEAL + "a_cache_changes_no_law",
+        ),
+    ),
+    Mutant(
+        "masked positions see each other",
+        "models/reveal.py",
+        "sees = ~masked[:, None, :] & (earlier | masked[:, :, None])",
+        "sees = earlier | masked[:, :, None]",
+        (REVEAL + "nobody_sees_a_mask_but_itself", REVEAL + "a_cache_changes_no_law"),
+    ),
+    Mutant(
+        "the queries of a pass see each other",
+        "models/reveal.py",
+        "sees = (slot < seen) | (slot == slots[..., None])",
+        "sees = (slot < seen) | (slot <= slots[..., None])",
+        (REVEAL + "a_cache_changes_no_law",),
+    ),
+    Mutant(
+        "a cache keeps the keys of masked positions",
+        "models/reveal.py",
+        "self.stored[texts] += fresh",
+        "self.stored[texts] += sizes",
+        (REVEAL + "a_cache_changes_no_law",),
+    ),
+    Mutant(
+        "columns of a cached pass stand at the front of the text",
+        "models/reveal.py",
+        "self._there(places % self.length)",
+        "self._there(torch.arange(width).expand(count, -1))",
+        (REVEAL + "a_cache_changes_no_law",),
+    ),
+    Mutant(
+        "asked rows see what the first row sees",
+        "models/blocks.py",
+        "return mask.take_along_dim((asked.padded % length)[:, None, :, None], 2)",
+        "return mask[:, :, :1]",
+        (REVEAL + "a_cache_changes_no_law",),
+    ),
+    Mutant(
+        "samplers forget when a token was revealed",
+        "sampling/network.py",
+        "self._order.view(-1)[there] = self._puts",
+        "pass",
+        (REVEAL + "a_cache_changes_no_law",),
+    ),
+    Mutant(
+        "the steps of an order come in the order of the uniforms",
+        "diffusion/noise.py",
+        "((1 - u) * steps[:, None]).floor()",
+        "(u * steps[:, None]).floor()",
+        (
+            TRAIN_REVEAL
+            + "the_steps_of_a_text_are_equal_shares_and_the_largest_uniform_comes_first",
+            TRAIN_REVEAL + "the_masked_loss_is_of_the_law_in_the_order_that_its_noise_says",
+        ),
+    ),
+    Mutant(
+        "a network that follows the order is pretrained as if all came at once",
+        "training/pretrain.py",
+        "order = noise.order_for(denoiser, x.device)",
+        "order = {}",
+        (TRAIN_REVEAL + "the_masked_loss_is_of_the_law_in_the_order_that_its_noise_says",),
+    ),
+    Mutant(
+        "a student that follows the order is distilled as if all came at once",
+        "training/distill.py",
+        "order = noise.order_for(self.accelerator.unwrap_model(self.model), x.device)",
+        "order = {}",
+        (TRAIN_REVEAL + "a_bidirectional_teacher_teaches_a_student_that_follows_the_order",),
+    ),
+    Mutant(
+        "what a teacher draws is as old as the prompt",
+        "diffusion/rollout.py",
+        "own = torch.full_like(rows, z.shape[1] + i)",
+        "own = torch.zeros_like(rows)",
+        (TRAIN_REVEAL + "what_a_teacher_draws_is_revealed_after_all_that_was_visible",),
+    ),
+    Mutant(
+        "a cache is taken whatever it needs",
+        "sampling/generate.py",
+        "if needed > there:",
+        "if False:",
+        (REVEAL + "a_cache_that_does_not_fit_is_refused_before_the_first_pass",),
+    ),
+    Mutant(
         "an answer ends before the last of its stops",
         "evaluation/task_model.py",
         "min((place for place in places",
@@ -261,6 +519,163 @@ MUTANTS = [
             SHIPPED + "every_file_of_a_model_is_checked",
             SHIPPED + "an_empty_file_or_a_pointer_to_large_storage_is_damaged",
         ),
+    ),
+    Mutant(
+        "a pickle may name anything of the standard library",
+        "models/formats/pickle_names.py",
+        "        raise CodeInPickleError(full)",
+        "        pass",
+        (
+            PICKLES + "no_instruction_calls_what_a_pickle_names",
+            PICKLES + "a_name_of_the_standard_library_is_refused_by_name",
+            PICKLES + "a_file_with_code_in_it_is_refused_by_name_and_not_run",
+            PICKLES + "a_bare_pickle_with_code_in_it_is_refused_by_name",
+        ),
+    ),
+    Mutant(
+        "what a pickle names is imported and called",
+        "models/formats/pickles.py",
+        "self.stack.append(Placeholder(full))",
+        "self.stack.append(Placeholder(full, build=getattr(__import__(module), name)))",
+        (PICKLES + "no_instruction_calls_what_another_package_names",),
+    ),
+    Mutant(
+        "a dotted name reaches through a module",
+        "models/formats/pickle_names.py",
+        '{module.split(".")[0], *name.split(".")[:-1]}',
+        '{module.split(".")[0]}',
+        (PICKLES + "a_dotted_name_does_not_reach_through_a_module",),
+    ),
+    Mutant(
+        "the names of Python 2 go by as those of a package",
+        "models/formats/pickles.py",
+        "if self.protocol < 3:",
+        "if False:",
+        (PICKLES + "a_name_of_python_2_is_refused_as_what_it_means_today",),
+    ),
+    Mutant(
+        "an instruction that is not known is passed over",
+        "models/formats/pickles.py",
+        'raise ValueError(f"the instruction',
+        'str(f"the instruction',
+        (
+            PICKLES + "the_registry_of_extensions_is_not_asked",
+            PICKLES + "buffers_from_outside_the_file_are_refused",
+        ),
+    ),
+    Mutant(
+        "a function that stands for a name takes a state",
+        "models/formats/pickles.py",
+        "target.build is None:\n            target.state = state",
+        "True:\n            target.state = state",
+        (PICKLES + "a_function_of_ours_takes_no_state_items_or_elements",),
+    ),
+    Mutant(
+        "bytes of old protocols are decoded by any codec",
+        "models/formats/pickle_names.py",
+        'encoding not in ("latin1", "latin-1")',
+        "not encoding",
+        (PICKLES + "bytes_of_old_protocols_use_no_codec_but_their_own",),
+    ),
+    Mutant(
+        "a shared value is followed wherever it occurs",
+        "models/formats/placeholders.py",
+        "if id(value) in done:",
+        "if False:",
+        (PICKLES + "plain_follows_what_holds_itself_and_what_is_shared_once",),
+    ),
+    Mutant(
+        "a leaf of omegaconf stays a placeholder",
+        "models/formats/placeholders.py",
+        '"_val" in placeholder.state',
+        "False",
+        (
+            PICKLES + "a_node_of_omegaconf_comes_out_as_what_it_holds",
+            LIGHTNING + "settings_come_out_plain_and_other_objects_as_placeholders",
+        ),
+    ),
+    Mutant(
+        "a TorchScript archive is read like another",
+        "models/formats/torch_files.py",
+        'if "constants.pkl" in records:',
+        "if False:",
+        (PICKLES + "a_torchscript_archive_is_refused_because_it_holds_code",),
+    ),
+    Mutant(
+        "writing to a tensor writes to the file that it is mapped from",
+        "models/formats/torch_files.py",
+        "from_file(str(file), False, file.stat().st_size)",
+        "from_file(str(file), True, file.stat().st_size)",
+        (PICKLES + "writing_to_a_mapped_tensor_leaves_the_file_alone",),
+    ),
+    Mutant(
+        "a checkpoint is read whole",
+        "models/formats/torch_files.py",
+        "from_file(str(file), False, file.stat().st_size)",
+        "from_file(str(file), False, file.stat().st_size).clone()",
+        (LIGHTNING + "what_is_not_asked_for_is_not_read",),
+    ),
+    Mutant(
+        "tensors of one storage come apart",
+        "models/formats/torch_files.py",
+        "if key not in storages:\n            if",
+        "if True:\n            if",
+        (PICKLES + "tensors_of_one_storage_stay_tied",),
+    ),
+    Mutant(
+        "the lengths between the storages of the legacy format are read as numbers",
+        "models/formats/torch_files.py",
+        "begin += 8 ",
+        "begin += 0 ",
+        (
+            PICKLES + "tensors_are_bitwise_what_was_saved",
+            LIGHTNING + "weights_and_moving_average_are_those_that_were_saved",
+        ),
+    ),
+    Mutant(
+        "a moving average of any form is taken",
+        "models/formats/lightning.py",
+        "if not isinstance(shadow, list) or",
+        "if False and",
+        (LIGHTNING + "a_moving_average_of_another_form_is_an_error",),
+    ),
+    Mutant(
+        "a published model is the main branch, whichever was meant",
+        "models/published.py",
+        "hub.fetch(release.repository, release.revision)",
+        "hub.fetch(release.repository, 'baselines_kld_step_60000')",
+        (
+            PUBLISHED + "a_name_loads_the_weights_of_its_revision",
+            PUBLISHED + "mdlm_owt_is_the_main_branch_of_its_repository",
+        ),
+    ),
+    Mutant(
+        "rounds of a release are counted from nought",
+        "models/published.py",
+        'f"baselines_{divergence}_step_{number}0000"',
+        'f"baselines_{divergence}_step_{number - 1}0000"',
+        (PUBLISHED + "every_release_of_sdtt_has_a_name_and_no_revision_two",),
+    ),
+    Mutant(
+        "a round takes one step from the teacher's",
+        "models/published.py",
+        "TEACHER_STEPS // 2**self.round",
+        "TEACHER_STEPS - self.round",
+        (PUBLISHED + "a_round_halves_the_steps_of_the_teachers_1024",),
+    ),
+    Mutant(
+        "the name of a published model hides a local folder",
+        "models/published.py",
+        "is not None and not Path(name).exists()",
+        "is not None",
+        (PUBLISHED + "a_local_folder_of_that_name_wins",),
+    ),
+    Mutant(
+        "anything that begins like a published model is taken for one",
+        "models/published.py",
+        "_LIKE_ONE.fullmatch(name) is not None",
+        'name.split("/")[-1].startswith(("sdtt", "mdlm"))',
+        (PUBLISHED + "another_source_is_not_taken_for_a_published_one",),
     ),
     Mutant(
         "an empty manifest passes any files",
@@ -1014,8 +1429,8 @@ MUTANTS = [
     Mutant(
         "empty texts are told the time of one of them",
         "sampling/network.py",
-        "own = t[torch.searchsorted(texts, rows // self.length)]",
-        "own = t[:1].expand(len(rows))",
+        "t[torch.searchsorted(texts, rows // self.length)][begun]",
+        "t[:1].expand(int(begun.sum()))",
         (REVEAL + "each_text_is_told_its_own_time[first_hitting]",),
     ),
     Mutant(
@@ -1076,6 +1491,195 @@ MUTANTS = [
         "device=filled.device) > stop[:, None]",
         "device=filled.device) >= stop[:, None]",
         (GENERATE + "a_sampled_stop_is_the_last_token_and_padding_follows",),
+    ),
+    Mutant(
+        "sines of the noise level come before its cosines",
+        "models/blocks.py",
+        "torch.cat([angles.cos(), angles.sin()], -1)",
+        "torch.cat([angles.sin(), angles.cos()], -1)",
+        (
+            TIME + "a_network_that_is_told_the_time_is_the_published_one_written_out",
+            SEDD + "ratios_are_the_published_ones_written_out",
+        ),
+    ),
+    Mutant(
+        "asked rows have the condition of the first text",
+        "models/blocks.py",
+        "return [part.squeeze(1)[text.to(part.device)] for part in parts]",
+        "return [part.squeeze(1)[0 * text.to(part.device)] for part in parts]",
+        (TIME + "asked_rows_have_the_condition_of_their_text",),
+    ),
+    Mutant(
+        "a network that is told nothing takes t = 1",
+        "models/mdlm.py",
+        "masked_share(z, self.mask_token_id, attention_mask) if t is None else t",
+        "torch.ones(len(z)) if t is None else t",
+        (TIME + "a_network_that_is_told_nothing_counts_its_masks",),
+    ),
+    Mutant(
+        "padding counts as visible text",
+        "models/noise_level.py",
+        "real = torch.ones_like(z) if attention_mask is None else attention_mask.to(z)",
+        "real = torch.ones_like(z)",
+        (TIME + "padding_does_not_count",),
+    ),
+    Mutant(
+        "forward keeps its time to itself",
+        "models/mdlm.py",
+        "hidden = self.hidden(input_ids, rows, attention_mask=attention_mask, t=t)",
+        "hidden = self.hidden(input_ids, rows, attention_mask=attention_mask)",
+        (
+            TIME + "forward_tells_its_times",
+            TOLD + "a_student_in_pretraining_is_told_its_time",
+            TOLD + "a_student_in_distillation_is_told_the_share_masked_at_its_time",
+        ),
+    ),
+    Mutant(
+        "folding takes a model that is told the time for one that is not",
+        "models/fold.py",
+        'if model.config.conditioning != "constant":',
+        'if model.config.conditioning == "none":',
+        (TIME + "a_model_that_is_told_the_time_is_packed_without_folding",),
+    ),
+    Mutant(
+        "the published log-linear noise ends without visible tokens",
+        "models/noise_level.py",
+        "LEAST_VISIBLE = 1e-3",
+        "LEAST_VISIBLE = 1e-6",
+        (TIME + "the_published_log_linear_level_ends_at_a_thousandth_of_visible_tokens",),
+    ),
+    Mutant(
+        "a geometric level takes the share for the time",
+        "models/noise_level.py",
+        "return (-torch.log1p(-share)).clamp(sigma_min, sigma_max)",
+        "return sigma_min ** (1 - share) * sigma_max**share",
+        (
+            TIME + "a_geometric_level_is_the_one_that_masks_the_share",
+            SEDD + "ratios_are_the_published_ones_written_out",
+        ),
+    ),
+    Mutant(
+        "logits of unscaled ratios forget the odds to be masked",
+        "models/sedd.py",
+        "raw + h[:, width:]",
+        "raw",
+        (
+            SEDD + "logits_are_ratios_times_the_odds_to_be_masked",
+            SEDD + "the_total_is_the_sum_of_ratios_times_the_odds_to_be_masked",
+            SEDD + "ratios_are_the_published_ones_written_out",
+        ),
+    ),
+    Mutant(
+        "the odds to be masked are those to be visible",
+        "models/sedd.py",
+        "return torch.expm1(sigma).clamp_min(torch.finfo(sigma.dtype).tiny).log()",
+        "return -torch.expm1(sigma).clamp_min(torch.finfo(sigma.dtype).tiny).log()",
+        (SEDD + "ratios_of_the_process_times_the_odds_to_be_masked_are_the_law_of_a_token",),
+    ),
+    Mutant(
+        "without noise the odds to be masked have no logarithm",
+        "models/sedd.py",
+        ".clamp_min(torch.finfo(sigma.dtype).tiny).log()",
+        ".log()",
+        (SEDD + "without_noise_the_logits_are_finite",),
+    ),
+    Mutant(
+        "a score model counts MASK among its tokens",
+        "models/sedd.py",
+        "return raw - math.log(self.config.vocab_size - 1) if scaled",
+        "return raw - math.log(self.config.vocab_size) if scaled",
+        (SEDD + "ratios_are_the_published_ones_written_out",),
+    ),
+    Mutant(
+        "the constant of the ratios is taken off in low precision",
+        "models/sedd.py",
+        "raw = raw.to(torch.promote_types(raw.dtype, torch.float32))",
+        "pass",
+        (SEDD + "in_bfloat16_logits_lose_nothing_in_their_constant",),
+    ),
+    Mutant(
+        "a score model may be a student",
+        "training/teacher.py",
+        'if getattr(student, "unnormalised_scores", False):',
+        "if False:",
+        (TOLD + "a_score_model_as_student_is_refused_by_what_may_be_one",),
+    ),
+    Mutant(
+        "the process tells its own time, whatever its schedule",
+        "sampling/ancestral.py",
+        "told = 1 - schedule.alpha(times)",
+        "told = times",
+        (
+            SAMPLERS_TELL + "a_step_of_the_process_tells_the_share_that_is_masked_at_its_time",
+            SAMPLERS_TELL
+            + "the_share_does_not_hang_on_the_name_of_the_schedule_but_on_who_is_masked",
+        ),
+    ),
+    Mutant(
+        "the analytic sampler tells its own time, whatever its schedule",
+        "sampling/analytic.py",
+        "told = 1 - schedule.alpha(times)",
+        "told = times",
+        (SAMPLERS_TELL + "a_step_of_the_process_tells_the_share_that_is_masked_at_its_time",),
+    ),
+    Mutant(
+        "first hitting tells nothing",
+        "sampling/first_hitting.py",
+        ", told=hits)",
+        ")",
+        (SAMPLERS_TELL + "a_step_of_the_process_tells_the_share_that_is_masked_at_its_time",),
+    ),
+    Mutant(
+        "confidence tells a time of its own",
+        "sampling/confidence.py",
+        "network.ask(rows, texts, None, begun)",
+        "network.ask(rows, texts, t, begun)",
+        (SAMPLERS_TELL + "a_step_of_no_process_lets_the_denoiser_count",),
+    ),
+    Mutant(
+        "a blank row serves all times",
+        "sampling/network.py",
+        "if self._uniform and (t is None or not self._is_told_time):",
+        "if self._uniform:",
+        (SAMPLERS_TELL + "a_blank_row_of_a_denoiser_that_is_told_the_time_is_of_its_own_time",),
+    ),
+    Mutant(
+        "the NELBO tells its own time, whatever its schedule",
+        "diffusion/elbo.py",
+        "told = (1 - schedule.alpha(t)).float()",
+        "told = t.float()",
+        (TOLD + "a_student_in_pretraining_is_told_its_time",),
+    ),
+    Mutant(
+        "a rollout tells its own time, whatever its schedule",
+        "diffusion/rollout.py",
+        "told = (1 - schedule.alpha(times[:, i])).float()",
+        "told = times[:, i].float()",
+        (TOLD + "a_teacher_is_told_the_share_masked_before_each_of_its_steps",),
+    ),
+    Mutant(
+        "training tells its own time, whatever its schedule",
+        "training/stream.py",
+        "return (1 - schedule.alpha(self.t)).float()",
+        "return self.t.float()",
+        (
+            TOLD + "a_student_in_pretraining_is_told_its_time",
+            TOLD + "a_student_in_distillation_is_told_the_share_masked_at_its_time",
+        ),
+    ),
+    Mutant(
+        "a score model under uniform noise is taken",
+        "models/formats/layouts.py",
+        'if kind != "absorb":',
+        "if False:",
+        (FORMATS_SEDD + "a_score_model_of_another_law_is_refused",),
+    ),
+    Mutant(
+        "every published score model is taken for scaled",
+        "models/formats/layouts.py",
+        'config["model"].get("scale_by_sigma", True)',
+        "True",
+        (FORMATS_SEDD + "a_loaded_score_model_has_the_ratios_written_out",),
     ),
     Mutant(
         "a padded text attends to its padding",
@@ -2442,6 +3046,350 @@ MUTANTS = [
         "                seed=seed,",
         "                seed=0,",
         (MAUVE + "the_mean_and_its_error_are_over_the_seeds_of_k_means",),
+    ),
+    Mutant(
+        "a model without conditioning is exported with its gates shut",
+        "models/export.py",
+        "torch.cat([zeros, ones, zeros, ones])",
+        "torch.cat([zeros, 0 * ones, zeros, ones])",
+        (EXPORT + "an_exported_model_comes_back_with_the_same_law",),
+    ),
+    Mutant(
+        "a model that follows the order of revelation is written for code that does not",
+        "models/export.py",
+        'config.attention != "bidirectional"',
+        'config.attention == "other"',
+        (
+            EXPORT + "what_the_reference_cannot_express_is_refused",
+            REMOTE + "a_model_whose_law_the_file_does_not_have_gets_no_code",
+        ),
+    ),
+    Mutant(
+        "a push without a token writes its card first",
+        "cli/push.py",
+        "    check_token()\n    if not",
+        "    if not",
+        (PUSH + "without_a_token_a_push_writes_no_card",),
+    ),
+    Mutant(
+        "the attention bias of a folded model is left out of its export",
+        "models/export.py",
+        ".double() + first_of_six",
+        ".double() + 0 * first_of_six",
+        (EXPORT + "a_folded_model_gets_its_attention_bias_back_as_a_shift",),
+    ),
+    Mutant(
+        "any attention bias passes for a shift",
+        "models/export.py",
+        "if error > max(",
+        "if error < -max(",
+        (EXPORT + "what_the_reference_cannot_express_is_refused",),
+    ),
+    Mutant(
+        "MASK may be any id in the layout of the reference",
+        "models/export.py",
+        "if config.mask_token_id != config.vocab_size - 1:",
+        "if config.mask_token_id is None:",
+        (EXPORT + "what_the_reference_cannot_express_is_refused",),
+    ),
+    Mutant(
+        "the exact GELU passes for the tanh one",
+        "models/export.py",
+        'TANH_GELU = ("gelu_pytorch_tanh", "gelu_new")',
+        'TANH_GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu")',
+        (EXPORT + "what_the_reference_cannot_express_is_refused",),
+    ),
+    Mutant(
+        "exported weights are those of the model itself",
+        "models/export.py",
+        "copy=True",
+        "copy=False",
+        (EXPORT + "exporting_changes_nothing_of_the_model",),
+    ),
+    Mutant(
+        "a program keeps the dropout of a model in training",
+        "models/program.py",
+        "with evaluating(model):",
+        "if model is not None:",
+        (PROGRAM + "exporting_leaves_the_mode_of_the_model",),
+    ),
+    Mutant(
+        "without sdtt the ancestral steps run backwards",
+        "models/remote/modeling_mdlm.py",
+        "steps - 1 - (u * steps).long()",
+        "(u * steps).long()",
+        (REMOTE + "without_sdtt_a_seed_gives_the_texts_that_it_gives_with_it",),
+    ),
+    Mutant(
+        "without sdtt the residues of the dilated order are off by one",
+        "models/remote/modeling_mdlm.py",
+        "torch.arange(len(places)) % count",
+        "(torch.arange(len(places)) + 1) % count",
+        (REMOTE + "without_sdtt_a_seed_gives_the_texts_that_it_gives_with_it",),
+    ),
+    Mutant(
+        "without sdtt a temperature changes nothing",
+        "models/remote/modeling_mdlm.py",
+        ".float() / temperature",
+        ".float()",
+        (REMOTE + "without_sdtt_a_seed_gives_the_texts_that_it_gives_with_it",),
+    ),
+    Mutant(
+        "without sdtt shift and scale of the last norm change places",
+        "models/remote/modeling_mdlm.py",
+        "shift, scale = modulations(net",
+        "scale, shift = modulations(net",
+        (REMOTE + "without_sdtt_a_model_has_the_logits_that_it_has_with_it",),
+    ),
+    Mutant(
+        "without sdtt padding is attended to",
+        "models/remote/modeling_mdlm.py",
+        "visible = None if attention_mask is None else",
+        "visible = None if ids is not None else",
+        (REMOTE + "without_sdtt_a_model_has_the_logits_that_it_has_with_it",),
+    ),
+    Mutant(
+        "without sdtt saved settings that need it are left out",
+        "models/remote/modeling_mdlm.py",
+        "for name, without in NOT_HERE.items():",
+        "for name, without in ():",
+        (REMOTE + "a_saved_setting_that_needs_sdtt_is_refused_rather_than_left_out",),
+    ),
+    Mutant(
+        "a saved config names the code that it came with",
+        "models/config.py",
+        'fields.pop("auto_map", None)',
+        'fields.pop("nothing", None)',
+        (SAVING + "a_config_that_was_registered_as_remote_code_is_saved_without_it",),
+    ),
+    Mutant(
+        "a saved config keeps the published return_dict",
+        "models/config.py",
+        "self.return_dict = True",
+        "self.return_dict = self.return_dict",
+        (SAVING + "the_config_that_is_saved_keeps_nothing_of_the_code_it_came_with",),
+    ),
+    Mutant(
+        "a card keeps quiet about a control that was not measured",
+        "report/card.py",
+        "if not _has_control(suite, measured.label):",
+        "if not measured.label:",
+        (CARD + "a_model_without_a_control_comes_with_the_warning",),
+    ),
+    Mutant(
+        "a card shows every student of the evaluation",
+        "report/card.py",
+        "or not is_student(c, teacher)]",
+        "or c.model]",
+        (CARD + "other_students_of_the_evaluation_are_left_out",),
+    ),
+    Mutant(
+        "a card names folders of the machine it was made on",
+        "report/provenance.py",
+        'return f"{path.name} (local)" if is_local else str(source)',
+        'return str(source) if is_local else f"{path}"',
+        (CARD + "a_card_names_no_folder_of_this_machine",),
+    ),
+    Mutant(
+        "every student tells of the last round",
+        "report/provenance.py",
+        'if index is None or record.get("round") == index + 1:',
+        'if record.get("round") != index:',
+        (CARD + "the_student_of_an_earlier_round_tells_of_its_own_round",),
+    ),
+    Mutant(
+        "half a weights file passes for a model",
+        "report/provenance.py",
+        "if file.stat().st_size != due:",
+        "if file.stat().st_size > due:",
+        (PUSH + "half_a_weights_file_is_refused",),
+    ),
+    Mutant(
+        "an evaluation counts for a model that it did not measure",
+        "cli/push.py",
+        "if record.fingerprint == own",
+        "if own",
+        (PUSH + "an_evaluation_is_taken_for_the_model_whose_files_it_measured",),
+    ),
+    Mutant(
+        "all files of a model's folder are sent",
+        "cli/push.py",
+        "if path.is_file() and _is_sent(path.name)",
+        "if path.is_file()",
+        (
+            PUSH + "a_push_sends_the_files_of_the_model_and_its_card_and_no_other",
+            PUSH + "a_dry_run_shows_files_bytes_and_card_and_writes_nothing",
+        ),
+    ),
+    Mutant(
+        "formats: a missing weight is left at random",
+        "models/formats/account.py",
+        "    if not missing:\n",
+        "    if True:\n",
+        (ACCOUNT + "missing_keys_are_counted_and_named",),
+    ),
+    Mutant(
+        "formats: a weight of the network that the model lacks is left over",
+        "models/formats/account.py",
+        "if why is None and name.startswith(ROOT):",
+        "if False:",
+        (
+            ACCOUNT + "a_key_that_the_network_has_and_the_model_does_not_is_an_error",
+            ACCOUNT + "a_block_more_than_the_config_says_is_an_error",
+        ),
+    ),
+    Mutant(
+        "formats: rotary frequencies of a file are not looked at",
+        "models/formats/account.py",
+        "if ROTARY.search(own) and not rotary_base_is_ours(stored.read()):",
+        "if False:",
+        (ACCOUNT + "rotary_frequencies_of_another_base_are_refused",),
+    ),
+    Mutant(
+        "formats: the shape of a weight is not looked at",
+        "models/formats/account.py",
+        "if stored.shape != tuple(expected[name])]",
+        "if False]",
+        (ACCOUNT + "misshapen_keys_are_counted_and_named_with_both_shapes",),
+    ),
+    Mutant(
+        "formats: what is left over is forgotten",
+        "models/formats/account.py",
+        "return Account(taken, {name: _why_left(ours[name], name, tied) "
+        "for name in ours.keys() - taken})",
+        "return Account(taken, {})",
+        (
+            ACCOUNT + "the_account_holds_every_key_once",
+            CONVERT + "the_account_says_layout_config_counts_bytes_and_what_is_left",
+        ),
+    ),
+    Mutant(
+        "formats: wrappers are taken off the front of a name only",
+        "models/formats/names.py",
+        '".".join(part for part in name.split(".") if part not in WRAPPERS)',
+        'name.removeprefix("module.").removeprefix("_orig_mod.")',
+        (
+            ACCOUNT + "wrappers_at_any_depth_leave_no_trace_in_a_name",
+            PARITY + "a_loaded_checkpoint_has_the_law_of_the_network_written_out",
+        ),
+    ),
+    Mutant(
+        "formats: of two weights of one name the last wins",
+        "models/formats/names.py",
+        "        if other != name:\n",
+        "        if False:\n",
+        (ACCOUNT + "two_weights_of_one_plain_name_are_refused",),
+    ),
+    Mutant(
+        "formats: buffers count among the parameters of an average",
+        "models/formats/source.py",
+        "if plain(n).startswith(ROOT) and reason(plain(n)) is None]",
+        "if plain(n).startswith(ROOT)]",
+        (
+            SOURCE + "the_moving_average_is_taken_where_there_is_one",
+            PARITY + "a_loaded_checkpoint_has_the_law_of_the_network_written_out",
+        ),
+    ),
+    Mutant(
+        "formats: the trained weights are taken for the average",
+        "models/formats/source.py",
+        "return {**weights, **dict(zip(names, average, strict=True))}",
+        "return weights",
+        (
+            SOURCE + "the_moving_average_is_taken_where_there_is_one",
+            CONVERT + "raw_weights_of_a_lightning_file_can_be_chosen",
+        ),
+    ),
+    Mutant(
+        "formats: an average of another shape is taken",
+        "models/formats/source.py",
+        "if shadow.shape != weights[name].shape:",
+        "if False:",
+        (SOURCE + "an_average_of_another_shape_is_refused",),
+    ),
+    Mutant(
+        "formats: a network of another law is taken if its weights fit",
+        "models/formats/layouts.py",
+        "if both.get(key) in values:",
+        "if False:",
+        (ACCOUNT + "a_network_of_another_law_is_refused_though_its_weights_fit",),
+    ),
+    Mutant(
+        "formats: time conditioning of a nested config is overlooked",
+        "models/formats/layouts.py",
+        'each.get("time_conditioning") is True',
+        "False",
+        (ACCOUNT + "a_network_of_another_law_is_refused_though_its_weights_fit",),
+    ),
+    Mutant(
+        "formats: heads are guessed where nothing says them",
+        "models/formats/checkpoint.py",
+        "        if n_heads is None:\n",
+        "        n_heads = n_heads or 2\n        if n_heads is None:\n",
+        (ACCOUNT + "heads_that_nothing_says_must_be_given",),
+    ),
+    Mutant(
+        "formats: MASK is the last id of any vocabulary",
+        "models/formats/checkpoint.py",
+        "if size in WITHOUT_MASK:",
+        "if False:",
+        (ACCOUNT + "a_vocabulary_whose_last_id_is_a_token_must_name_mask",),
+    ),
+    Mutant(
+        "formats: weights are copied from the file",
+        "models/formats/checkpoint.py",
+        "stored.read().to(wanted)",
+        "stored.read().to(wanted, copy=True)",
+        (SOURCE + "nothing_is_read_into_memory_before_it_is_used",),
+    ),
+    Mutant(
+        "formats: a missing shard is passed over",
+        "models/formats/stored.py",
+        "missing = [name for name in names if not (folder / name).is_file()]",
+        "missing, names = [], [name for name in names if (folder / name).is_file()]",
+        (ACCOUNT + "a_missing_shard_is_named",),
+    ),
+    Mutant(
+        "formats: what is converted is written in its place",
+        "models/formats/convert.py",
+        'aside = destination.with_name(f".{destination.name}.partial")',
+        "aside = destination",
+        (CONVERT + "a_destination_is_never_seen_half_written",),
+    ),
+    Mutant(
+        "formats: a folder is replaced with all that is in it",
+        "models/formats/convert.py",
+        "    if strange:\n",
+        "    if False:\n",
+        (CONVERT + "a_folder_with_other_things_is_never_replaced",),
+    ),
+    Mutant(
+        "formats: a tokenizer may be longer than the embedding",
+        "models/formats/convert.py",
+        "if count > size:",
+        "if False:",
+        (CONVERT + "a_tokenizer_longer_than_the_embedding_is_refused",),
+    ),
+    Mutant(
+        "formats: a tokenizer without MASK goes with any model",
+        "models/formats/convert.py",
+        "if own == size == count - 1:",
+        "if False:",
+        (CONVERT + "a_model_without_mask_is_refused",),
+    ),
+    Mutant(
+        "formats: a dry run writes",
+        "cli/convert.py",
+        "if settings.dry_run or settings.dest is None:",
+        "if settings.dest is None:",
+        (CONVERT + "a_dry_run_writes_nothing",),
+    ),
+    Mutant(
+        "formats: the precision that is asked for is not written",
+        "models/formats/convert.py",
+        "model = model.to(dtype)",
+        "model = model.to(checkpoint.dtype)",
+        (CONVERT + "weights_are_written_in_the_precision_that_is_asked_for",),
     ),
 ]
 

@@ -1,7 +1,8 @@
 """sdtt: few-step masked diffusion language models by Self-Distillation Through Time.
 
-Importing it registers ``mdlm`` (and its causal twin) with transformers' Auto classes, so that
-``AutoModelForMaskedLM.from_pretrained`` loads them without remote code. Public names load lazily.
+Importing it registers ``mdlm``, ``sedd`` and the causal twin with transformers' Auto classes, so
+that ``AutoModelForMaskedLM.from_pretrained`` loads them without remote code. Public names load
+lazily.
 """
 
 from importlib import import_module
@@ -12,11 +13,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from sdtt.models.causal import CausalConfig, CausalLM
 from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM, preset
+from sdtt.models.sedd import SEDDConfig, SEDDForMaskedLM
 
 __version__ = version("sdtt")
 
 AutoConfig.register(MDLMConfig.model_type, MDLMConfig, exist_ok=True)
 AutoModelForMaskedLM.register(MDLMConfig, MDLMForMaskedLM, exist_ok=True)
+AutoConfig.register(SEDDConfig.model_type, SEDDConfig, exist_ok=True)
+AutoModelForMaskedLM.register(SEDDConfig, SEDDForMaskedLM, exist_ok=True)
 AutoConfig.register(CausalConfig.model_type, CausalConfig, exist_ok=True)
 AutoModelForCausalLM.register(CausalConfig, CausalLM, exist_ok=True)
 
@@ -32,6 +36,7 @@ _HOMES = {
     "generate": "sdtt.sampling.generate",
     "judge_perplexity": "sdtt.evaluation.judge",
     "load_blocks": "sdtt.data.packing",
+    "load_published": "sdtt.models.checkpoints",
     "load_tokenizer": "sdtt.data.tokenizer",
     "match_entropy": "sdtt.evaluation.control",
     "sample": "sdtt.sampling.generate",
@@ -51,11 +56,14 @@ __all__ = [
     "PretrainConfig",
     "SDTTConfig",
     "SDTTTrainer",
+    "SEDDConfig",
+    "SEDDForMaskedLM",
     "SampleSettings",
     "documents",
     "generate",
     "judge_perplexity",
     "load_blocks",
+    "load_published",
     "load_tokenizer",
     "match_entropy",
     "preset",

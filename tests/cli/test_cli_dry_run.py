@@ -101,6 +101,60 @@ def test_an_assumed_share_of_a_given_rate_gives_hours_without_a_probe(model):
     assert plan["probe"] is None
 
 
+@pytest.mark.parametrize(("words", "mfu"), [([], 0.25), (["--assumed-mfu", "0.5"], 0.5)])
+def test_hours_of_named_gpus_are_operations_over_a_share_of_their_rates(model, words, mfu):
+    words = ["--dry-run", "--gpus", "H100,RTX 4090", *words]
+    plan = record(distill(model, *DISTILL, *words, "--json"))
+    rates = {"H100": 66.9e12, "RTX 4090": 82.6e12}  # in float32
+    assert {each["gpu"] for each in plan["gpus"]} == set(rates)
+    for each in plan["gpus"]:
+        hours = plan["flops"] / (mfu * rates[each["gpu"]]) / 3600
+        assert each["hours"] == pytest.approx(hours)
+    assert (plan["probe"], plan["hours"]) == (None, None)
+    table = distill(model, *DISTILL, *words).stdout
+    assert "RTX 4090" in table
+    assert "MFU is assumed, not measured" in table
+
+
+def test_bfloat16_counts_for_gpus_where_the_run_asks_for_it(model):
+    words = ["--dry-run", "--gpus", "H100", "--json"]
+    whole, half = (
+        record(distill(model, *DISTILL, *words, *more))["gpus"][0] for more in ([], ["--bf16"])
+    )
+    assert (whole["peak_tflops"], half["peak_tflops"]) == (66.9, 989.4)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
+def test_a_run_in_bfloat16_is_planned_on_a_cpu_without_saying_so(model):
+    words = ["--rounds", "2", "--start-steps", "16", "--bf16", *PLAN, "--json"]
+    assert record(distill(model, *words))["updates"] == 20_000
+
+
+def test_a_probe_that_would_take_too_long_gives_way_to_gpus(model, monkeypatch):
+    monkeypatch.setattr(dry_run, "PROBE_SECONDS", 0)
+    plan = record(distill(model, *DISTILL, "--dry-run", "--json"))
+    assert (plan["probe"], plan["hours"]) == (None, None)
+    assert "a probe of this machine would take" in plan["basis"]
+    assert {"H100", "A100"} <= {each["gpu"] for each in plan["gpus"]}
+    asked = record(distill(model, *DISTILL, "--dry-run", "--probe-updates", "2", "--json"))
+    assert asked["probe"]["updates"] == 1
+
+
+def test_a_stated_shape_stands_for_a_model_that_is_not_at_hand(home):
+    words = ["--shape", "tiny", "--dry-run", "--probe-updates", "2", "--json"]
+    plan = record(distill("someone/model", *DISTILL, *words))
+    assert plan["probe"]["updates"] == 1
+    assert plan["length"] == 64
+    assert list(home.iterdir()) == []
+
+
+def test_the_published_teacher_is_planned_by_name(home):
+    out = distill("kuleshov-group/mdlm-owt", *DISTILL, *PLAN).stdout
+    assert "169,627,218 parameters" in out
+    assert "not read: the shape of the preset small" in out
+    assert list(home.iterdir()) == []
+
+
 @pytest.mark.parametrize("kind", ["mdlm", "causal"])
 def test_a_pretraining_is_planned_with_the_vocabulary_it_would_train(home, kind):
     words = ["--model", kind, "--data", "absent.txt", "--output", "o", "--max-steps", "7"]
@@ -136,6 +190,10 @@ def test_a_pretraining_is_probed(home):
     [
         (["--probe-updates", "3"], "--probe-updates is for --dry-run"),
         (["--json"], "--json is for --dry-run"),
+        (["--gpus", "H100"], "--gpus is for --dry-run"),
+        (["--shape", "small"], "--shape is for --dry-run"),
+        (["--dry-run", "--shape", "huge"], "unknown preset 'huge'; there are tiny"),
+        (["--dry-run", "--gpus", "H900"], "the rate of 'H900' is not known here; there are H200"),
         (["--dry-run", "--probe-updates", "-1"], "probe_updates must be at least 0, got -1"),
         (["--dry-run", "--assumed-mfu", "1.5"], "assumed_mfu must lie in (0, 1], got 1.5"),
         (["--dry-run", "--assumed-mfu", "0.3", "--probe-updates", "3"], "leave one of them out"),

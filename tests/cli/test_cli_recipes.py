@@ -15,7 +15,7 @@ from sdtt.models.mdlm import MDLMForMaskedLM, preset
 RECIPES = Path(__file__).parents[2] / "configs" / "recipes"
 
 SHAPES = {
-    "paper": {"vocab_size": 50258, "model_length": 1024},
+    "mdlm-owt-sdtt": {"vocab_size": 50258, "model_length": 1024},
     "one_gpu_hour": {"vocab_size": 8192, "model_length": 512},
     "cpu_evening": {"vocab_size": 4096, "model_length": 128},
     "pair_student": {"vocab_size": 4096, "model_length": 128},
@@ -72,9 +72,11 @@ def test_a_recipe_of_a_pretraining_is_a_plan(name):
     assert plan["hours"] == pytest.approx(plan["flops"] / 1e12 / 3600)
 
 
-def test_the_papers_recipe_is_the_papers(teachers):
-    config = yaml.safe_load((RECIPES / "paper.yaml").read_text())
-    plan = planned("distill", "paper", "--model", teachers / "paper")
+def test_the_papers_recipe_is_the_papers():
+    config = yaml.safe_load((RECIPES / "mdlm-owt-sdtt.yaml").read_text())
+    plan = planned("distill", "mdlm-owt-sdtt")
+    named = (config["model"], config["tokenizer"], config["data"])
+    assert named == ("kuleshov-group/mdlm-owt", "gpt2", "Skylion007/openwebtext")
     steps = [(stage["teacher_steps"], stage["student_steps"]) for stage in plan["stages"]]
     assert steps == [(1024 >> i, 512 >> i) for i in range(7)]
     assert {stage["updates"] for stage in plan["stages"]} == {10_000}
@@ -84,6 +86,14 @@ def test_the_papers_recipe_is_the_papers(teachers):
     assert (config["bf16"], config["loss_dtype"]) == (True, "float32")
 
 
-def test_a_flag_goes_before_the_recipe(teachers):
-    plan = planned("distill", "paper", "--model", teachers / "paper", "--rounds", "2")
+def test_the_papers_recipe_is_planned_at_full_size_without_the_network():
+    plan = planned("distill", "mdlm-owt-sdtt", "--gpus", "H100,a100")
+    assert plan["parameters"] == pytest.approx(169.6e6, rel=1e-3)
+    hours = {each["gpu"]: each["hours"] for each in plan["gpus"]}
+    assert hours["H100"] == pytest.approx(plan["flops"] / 989.4e12 / 3600)
+    assert hours["a100"] == pytest.approx(plan["flops"] / 312e12 / 3600)
+
+
+def test_a_flag_goes_before_the_recipe():
+    plan = planned("distill", "mdlm-owt-sdtt", "--rounds", "2")
     assert len(plan["stages"]) == 2

@@ -1,8 +1,8 @@
 import json
-import math
 
 import pytest
 import torch
+from published import plain_scores
 from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM
@@ -144,58 +144,6 @@ def test_standard_names_of_the_config_reach_the_published_ones():
     assert (config.num_attention_heads, config.max_position_embeddings) == (2, 12)
 
 
-def plain_forward(p, z, heads=2):
-    """The published network, written out from a dictionary of its parameters."""
-
-    def modulations(prefix, parts):
-        if f"{prefix}.weight" not in p:
-            return [torch.zeros(16), torch.zeros(16), torch.ones(16)] * (parts // 2)
-        return (p[f"{prefix}.weight"] @ condition + p[f"{prefix}.bias"]).split(16)
-
-    def norm(x, weight):
-        centred = x - x.mean(-1, keepdim=True)
-        return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight
-
-    def rotary(x):  # batch, position, head, 8: pairs (j, j + 4) turn by position * 10000^(-j / 4)
-        out = x.clone()
-        for position in range(x.shape[1]):
-            for j in range(4):
-                angle = position * 10000.0 ** (-j / 4)
-                a, b = x[:, position, :, j], x[:, position, :, j + 4]
-                out[:, position, :, j] = a * math.cos(angle) - b * math.sin(angle)
-                out[:, position, :, j + 4] = a * math.sin(angle) + b * math.cos(angle)
-        return out
-
-    def gelu(x):
-        return x / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-
-    condition = None
-    if "backbone.sigma_map.mlp.0.weight" in p:
-        sinusoid = torch.cat([torch.ones(128), torch.zeros(128)])  # cos 0 .., sin 0 ..
-        mlp = "backbone.sigma_map.mlp"
-        inner = functional.silu(p[f"{mlp}.0.weight"] @ sinusoid + p[f"{mlp}.0.bias"])
-        condition = functional.silu(p[f"{mlp}.2.weight"] @ inner + p[f"{mlp}.2.bias"])
-
-    x = p["backbone.vocab_embed.embedding"][z]
-    batch, length, width = x.shape
-    for n in range(2):
-        block = f"backbone.blocks.{n}"
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulations(f"{block}.adaLN_modulation", 4)
-        h = norm(x, p[f"{block}.norm1.weight"]) * (1 + scale1) + shift1
-        query, key, value = (h @ p[f"{block}.attn_qkv.weight"].T).split(width, -1)
-        query, key, value = (a.view(batch, length, heads, -1) for a in (query, key, value))
-        scores = torch.einsum("bqhd,bkhd->bhqk", rotary(query), rotary(key)) / math.sqrt(8)
-        mixed = torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), value).reshape(x.shape)
-        x = x + gate1 * (mixed @ p[f"{block}.attn_out.weight"].T)
-        h = norm(x, p[f"{block}.norm2.weight"]) * (1 + scale2) + shift2
-        h = gelu(h @ p[f"{block}.mlp.0.weight"].T + p[f"{block}.mlp.0.bias"])
-        x = x + gate2 * (h @ p[f"{block}.mlp.2.weight"].T + p[f"{block}.mlp.2.bias"])
-    last = "backbone.output_layer"
-    shift, scale = modulations(f"{last}.adaLN_modulation", 2)[:2]
-    x = norm(x, p[f"{last}.norm_final.weight"]) * (1 + scale) + shift
-    return x @ p[f"{last}.linear.weight"].T + p[f"{last}.linear.bias"]
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("conditioning", [{}, CONDITIONED])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -204,7 +152,8 @@ def test_the_network_is_the_published_one_written_out(conditioning, attention):
     model.set_attn_implementation(attention)
     z = texts()
     ours = model.logits(model.hidden(z)).view(3, 10, -1)
-    plain = plain_forward(dict(model.named_parameters()), z)[..., :10]
+    weights = {name.removeprefix("backbone."): p for name, p in model.named_parameters()}
+    plain = plain_scores(weights, z, heads=2)[..., :10]
     torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
 
 
@@ -338,10 +287,12 @@ def test_a_text_longer_than_the_model_is_refused(model):
     [
         ({"n_heads": 3}, r"multiple of 2 \* n_heads"),
         ({"n_heads": 16}, r"multiple of 2 \* n_heads"),  # odd heads cannot be turned
-        ({"conditioning": "time", "cond_dim": 6}, "must be 'none' or 'constant', got 'time'"),
+        ({"conditioning": "adaLN", "cond_dim": 6}, "'constant' or 'time', got 'adaLN'"),
         ({"conditioning": "constant"}, "does not go with cond_dim=None"),
         ({"conditioning": "none", "cond_dim": 6}, "does not go with cond_dim=6"),
-        ({"time_conditioning": True}, "time_conditioning=True is not supported"),
+        ({"conditioning": "time"}, "does not go with cond_dim=None"),
+        ({"time_conditioning": True}, "conditioning='time' does not go with cond_dim=None"),
+        ({"time_conditioning": True} | CONDITIONED, "does not go with conditioning='constant'"),
         ({"mask_token_id": 11}, r"mask_token_id must lie in \[0, 11\), got 11"),
         ({"mask_token_id": -1}, r"mask_token_id must lie in \[0, 11\), got -1"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),

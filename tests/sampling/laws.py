@@ -110,5 +110,6 @@ class OfTime(OfPlace):
 
     def hidden(self, z, rows=None, *, attention_mask=None, t=None):  # noqa: ARG002
         rows = torch.arange(z.numel()) if rows is None else rows
+        t = (z == self.mask_token_id).double().mean(1) if t is None else t  # as a denoiser counts
         token = (t.double() * 997).long()[rows // z.shape[1]] % 3
         return torch.nn.functional.one_hot(token, 3) * 99.0 + torch.zeros(1, dtype=F64)

@@ -43,10 +43,19 @@ VERBS = {
         "sdtt.cli.evaluate",
         "Score a model, or a file of samples, at several numbers of steps",
     ),
+    "convert": (
+        "sdtt.cli.convert",
+        "Bring in somebody's checkpoint, with an account of every key",
+    ),
+    "published": (
+        "sdtt.cli.published",
+        "List the published models that load by a name, and what is known of each",
+    ),
     "report": (
         "sdtt.cli.report",
         "Make tables, figures and a page of what was evaluated; reads no model",
     ),
+    "push": ("sdtt.cli.push", "Send a model to the hub, with a card made of its records"),
     "demo": (
         "sdtt.cli.demo",
         "Distil the shipped teacher, measure and report, in minutes on a CPU",

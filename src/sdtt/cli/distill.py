@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from sdtt.cli.console import note
-from sdtt.cli.dry_run import DryRun
+from sdtt.cli.dry_run import DistillDryRun
 from sdtt.cli.options import Given, command, resolved
 from sdtt.cli.pretrain import TextSettings
 from sdtt.cli.run_folder import RunFolder
 from sdtt.cli.train import QUIET, WITHHELD, may_differ, run_training, spare, validate
+from sdtt.data.tokenizer import load_tokenizer
+from sdtt.diffusion.denoiser import as_denoiser
 from sdtt.models.adapters import denoiser_from
 from sdtt.models.checkpoints import load_model, load_outline, load_tokenizer_of
+from sdtt.models.mdlm import MDLMForMaskedLM, preset
 from sdtt.models.shipped import resolve
 from sdtt.training.config import peak_of
 from sdtt.training.distill import SDTTTrainer
@@ -35,13 +39,34 @@ class DistillSettings(TextSettings):
 
     model: Path = field(
         kw_only=True,
-        metadata={"help": "folder of the model to distill, or teacher: the shipped one"},
+        metadata={"help": "the model to distill: folder, hub name, or teacher: the shipped one"},
+    )
+    tokenizer: str | None = field(
+        default=None,
+        kw_only=True,
+        metadata={"help": "name or folder, for a model saved without one: gpt2 for published MDLM"},
     )
     teacher: Path | None = field(
         default=None,
         kw_only=True,
-        metadata={"help": "folder of the first teacher, any masked model of the same vocabulary"},
+        metadata={"help": "the first teacher: any masked model of the same vocabulary"},
     )
+
+    @property
+    def own_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The one that was asked for, else the one that was saved with the model.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if self.tokenizer is not None:
+            return load_tokenizer(self.tokenizer)
+        try:
+            return load_tokenizer_of(place_of(self.model))
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; --tokenizer names another, gpt2 for a published MDLM"
+            ) from error
 
 
 def distill(
@@ -49,7 +74,7 @@ def distill(
     lora: LoraSettings,
     run: RunFolder,
     training: Given[SDTTConfig],
-    dry_run: DryRun,
+    dry_run: DistillDryRun,
 ) -> None:
     """Distill a model, round by round, into one that needs fewer steps (SDTT).
 
@@ -58,17 +83,18 @@ def distill(
     With --lora-rank only adapters are trained, and the model is held once; they are written to
     --output/students/STEPS/adapter, and merged into a model unless --no-merge-lora.
     """
-    training = continued(training, settings.model)
+    training = dry_run.of(continued(training, settings.model))
     args = training.make(output_dir=str(run.output), **QUIET)
     if dry_run.dry_run:
         _plan(settings, lora, training, args, dry_run)
         return
-    tokenizer = load_tokenizer_of(settings.model)
+    tokenizer = settings.own_tokenizer
     held = DTYPES[args.teacher_dtype] or torch.float32
-    model = load_model(settings.model, dtype=held if lora.lora_rank else torch.float32)
+    model = load_model(place_of(settings.model), dtype=held if lora.lora_rank else torch.float32)
     teacher = None
     if settings.teacher is not None:
-        teacher = denoiser_from(load_model(settings.teacher, dtype=held), tokenizer.mask_token_id)
+        loaded = load_model(place_of(settings.teacher), dtype=held)
+        teacher = denoiser_from(loaded, tokenizer.mask_token_id)
     blocks = settings.blocks(tokenizer, model.config.model_length, args)
     torch.manual_seed(args.seed)  # of fresh adapters
     student = with_adapters(model, lora)
@@ -108,30 +134,53 @@ def continued(training: Given[SDTTConfig], model: Path) -> Given[SDTTConfig]:
     return training
 
 
+def place_of(model: Path) -> str | Path:
+    """A name on the hub, OWNER/NAME, as such; else the path.
+
+    What lies in a folder that exists, or begins at the root, is a path.
+    """
+    name = str(model)
+    local = model.is_absolute() or model.parent.exists()
+    return model if local or name.count("/") != 1 else name
+
+
 def _plan(
     settings: DistillSettings,
     lora: LoraSettings,
     training: Given[SDTTConfig],
     args: SDTTConfig,
-    dry_run: DryRun,
+    dry_run: DistillDryRun,
 ) -> None:
     logging.disable_progress_bar()  # transformers' own, for reading weights
+    stand_in = dry_run.stand_in(place_of(settings.model))
 
-    def load(source: Path) -> Any:
-        return load_model(source, dtype=torch.float32) if dry_run.updates else load_outline(source)
+    def models(*, weights: bool) -> tuple[Any, Any]:
+        if stand_in is None:
+            student = _read(settings.model, weights)
+        else:
+            with torch.device("cpu" if weights else "meta"):
+                student = MDLMForMaskedLM(preset(stand_in))
+        teacher = None
+        if settings.teacher is not None:
+            mask_token_id = as_denoiser(student).mask_token_id
+            teacher = denoiser_from(_read(settings.teacher, weights), mask_token_id)
+        return with_adapters(student, lora), teacher
 
-    student = with_adapters(load(settings.model), lora)
-    teacher = None
-    if settings.teacher is not None:
-        mask_token_id = load_tokenizer_of(settings.model).mask_token_id
-        teacher = denoiser_from(load(settings.teacher), mask_token_id)
+    student, teacher = models(weights=False)
     estimate = estimate_of_distillation(args, student, peak_of(args), teacher)
 
     def trainer(config: Any) -> SDTTTrainer:
-        texts = random_texts(student, config.per_device_train_batch_size)
-        return SDTTTrainer(student, teacher, args=config, train_dataset=texts, eval_dataset=texts)
+        own, first = models(weights=True)
+        texts = random_texts(own, config.per_device_train_batch_size)
+        return SDTTTrainer(own, first, args=config, train_dataset=texts, eval_dataset=texts)
 
-    dry_run.show(f"distill {settings.model}", estimate, training, trainer)
+    shape = "" if stand_in is None else f" (not read: the shape of the preset {stand_in})"
+    dry_run.show(f"distill {settings.model}{shape}", estimate, training, trainer)
+
+
+def _read(source: Path, weights: bool) -> Any:
+    place = place_of(source)
+    return load_model(place, dtype=torch.float32) if weights else load_outline(place)
 
 
 COMMAND = command(

@@ -5,20 +5,28 @@ import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+import torch
 from transformers.utils import logging
 
 from sdtt.cli.console import duration, is_first_process
 from sdtt.cli.options import Given
+from sdtt.cli.plan_tables import print_plan
 from sdtt.cli.train import QUIET
-from sdtt.training.estimate import HOUR, Estimate, Stage
-from sdtt.training.probe import FOR_PROBE, probe
+from sdtt.models.mdlm import PRESETS, preset
+from sdtt.training.config import gpu_precision
+from sdtt.training.estimate import Estimate
+from sdtt.training.gpu_hours import ASSUMED_MFU, USUAL_GPUS, hours_on
+from sdtt.training.probe import FOR_PROBE, PROBE_SECONDS, probe
 from sdtt.training.trainer import StreamTrainer
 
 PROBE_UPDATES = 20
+
+
+KNOWN_SHAPES = {"kuleshov-group/mdlm-owt": "small"}
+"""Presets of models on the hub, which are planned with without a network."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,14 @@ class DryRun:
             "flag_only": True,
         },
     )
+    gpus: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "hours of --dry-run on these GPUs, such as H100,A100, by their data sheets "
+            f"and --assumed-mfu ({ASSUMED_MFU}), instead of a probe",
+            "flag_only": True,
+        },
+    )
     json: bool = field(
         default=False,
         metadata={"help": "--dry-run prints one JSON object", "flag_only": True},
@@ -56,6 +72,7 @@ class DryRun:
         if not self.dry_run:
             given = [("--probe-updates", self.probe_updates is not None)]
             given += [("--assumed-mfu", self.assumed_mfu is not None), ("--json", self.json)]
+            given += [("--gpus", bool(self.gpus))]
             alone = [flag for flag, is_given in given if is_given]
             if alone:
                 raise ValueError(f"{alone[0]} is for --dry-run: give that too, or leave it out")
@@ -69,9 +86,18 @@ class DryRun:
     @property
     def updates(self) -> int:
         """Of the probe."""
-        if self.assumed_mfu is not None:
-            return 0
-        return PROBE_UPDATES if self.probe_updates is None else self.probe_updates
+        if self.probe_updates is not None:
+            return self.probe_updates
+        return 0 if self.assumed_mfu is not None or self.gpus else PROBE_UPDATES
+
+    def of(self, training: Given[Any]) -> Given[Any]:
+        """The options; of a dry run without an accelerator those of a run on the CPU.
+
+        So a run of a GPU, in bfloat16, is planned on any machine.
+        """
+        if not self.dry_run or torch.accelerator.is_available():
+            return training
+        return dataclasses.replace(training, values={**training.values, "use_cpu": True})
 
     def show(
         self,
@@ -86,27 +112,55 @@ class DryRun:
             title: What is trained.
             estimate: Without hours.
             training: The config as it was given.
-            make_trainer: The trainer of a config, on random texts.
+            make_trainer: The trainer of a config, on random texts; asked only where there is a
+                probe.
         """
-        if self.assumed_mfu is not None:
+        run, gpus = training.make(**QUIET), self.gpus
+        accumulation = run.texts_per_update // (run.per_device_train_batch_size * run.world_size)
+        patience = _least_seconds(estimate, accumulation)
+        if self.assumed_mfu is not None and not self.gpus:
             estimate = estimate.assuming(self.assumed_mfu)
+        elif self.updates and self.probe_updates is None and patience > PROBE_SECONDS:
+            basis = (
+                f"nothing: a probe of this machine would take {duration(patience)} at least "
+                "(--probe-updates 2 makes one)"
+            )
+            estimate, gpus = dataclasses.replace(estimate, basis=basis), USUAL_GPUS
         elif self.updates:
-            estimate = estimate.probed(_probe(self.updates, training, make_trainer))
+            found = _probe(self.updates, accumulation, training, make_trainer)
+            estimate = estimate.probed(found)
+        hours = hours_on(
+            gpus,
+            estimate.flops,
+            gpu_precision(run),
+            mfu=self.assumed_mfu or ASSUMED_MFU,
+            devices=estimate.devices,
+        )
+        estimate = dataclasses.replace(estimate, gpus=hours)
         if not is_first_process():
             return
         if self.json:
             print(json.dumps(_record(estimate)))
         else:
-            _print(title, estimate)
+            print_plan(title, estimate)
 
 
-def _probe(updates: int, training: Given[Any], make_trainer: Callable[[Any], StreamTrainer]) -> Any:
+def _least_seconds(estimate: Estimate, accumulation: int) -> float:
+    """What two updates of a probe, each of one micro-batch, take at the peak rate; 0 if unknown."""
+    rate = estimate.peak.flops_per_second
+    micro_batch = estimate.flops / max(estimate.updates, 1) / accumulation / estimate.devices
+    return 0.0 if rate is None else 2 * micro_batch / rate
+
+
+def _probe(
+    updates: int,
+    accumulation: int,
+    training: Given[Any],
+    make_trainer: Callable[[Any], StreamTrainer],
+) -> Any:
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="sdtt-probe-") as folder:
         args = training.make(**QUIET | FOR_PROBE | {"output_dir": folder})
-        run = training.make(**QUIET)  # whose texts are taken up in micro-batches
-        at_once = run.per_device_train_batch_size * run.world_size
-        accumulation = run.texts_per_update // at_once
         return probe(lambda: make_trainer(args), updates=updates, accumulation=accumulation)
 
 
@@ -118,87 +172,27 @@ def _record(estimate: Estimate) -> dict[str, Any]:
     return record
 
 
-def _print(title: str, estimate: Estimate) -> None:
-    console = Console()
-    devices = f"{estimate.devices} device" + ("s" if estimate.devices > 1 else "")
-    console.print(
-        f"{title}: {estimate.parameters:,} parameters, "
-        f"{estimate.texts:,} texts of {estimate.length:,} tokens an update on {devices}",
-        highlight=False,
-        soft_wrap=True,
+@dataclass(frozen=True)
+class DistillDryRun(DryRun):
+    """A plan of a distillation, also of a model that is not at hand."""
+
+    shape: str | None = field(
+        default=None,
+        metadata={
+            "help": f"preset that --dry-run plans with in place of --model: {', '.join(PRESETS)}; "
+            f"{', '.join(f'{s} for {n}' for n, s in KNOWN_SHAPES.items())}",
+            "flag_only": True,
+        },
     )
-    console.print(_stages(estimate))
-    console.print(_memory(estimate))
-    said = [
-        f"checkpoint {_bytes(estimate.checkpoint_bytes)}; "
-        f"the run holds at most {_bytes(estimate.disk_bytes)} on the disk",
-        f"hours by {estimate.basis}",
-    ]
-    probe = estimate.probe
-    if probe is not None:
-        used = f"MFU {probe.mfu:.3f} of {estimate.peak.source}" if probe.mfu is not None else ""
-        said.append(
-            f"probe: {probe.flops_per_second / 1e12:.4g} TFLOP/s, "
-            + (used or f"no MFU: {estimate.peak.source}")
-        )
-        if probe.peak_bytes is not None:
-            said.append(f"probe: the device held {_bytes(probe.peak_bytes)} at most")
-    said.append("no text was read and nothing was written")
-    for line in said:
-        console.print(line, highlight=False, soft_wrap=True)
 
+    def __post_init__(self) -> None:
+        """Refuses what cannot be."""
+        super().__post_init__()
+        if self.shape is not None:
+            preset(self.shape)
+            if not self.dry_run:
+                raise ValueError("--shape is for --dry-run: give that too, or leave it out")
 
-def _stages(estimate: Estimate) -> Table:
-    table = Table()
-    rounds = estimate.stages[0].student_steps is not None
-    of_rounds = ("round", "steps", "teacher passes") if rounds else ()
-    for name in (*of_rounds, "updates", "learning rate", "tokens", "FLOPs", "time"):
-        table.add_column(name, justify="right")
-    for number, stage in enumerate(estimate.stages, start=1):
-        own = () if not rounds else (str(number), _steps(stage), f"{stage.teacher_passes:.2f}")
-        table.add_row(
-            *own,
-            f"{stage.updates:,}",
-            f"{stage.learning_rate:.3g}",
-            _count(stage.tokens),
-            f"{stage.flops:.3g}",
-            _time(stage.hours),
-        )
-    if rounds:
-        whole = (f"{estimate.updates:,}", "", _count(estimate.tokens), f"{estimate.flops:.3g}")
-        table.add_section()
-        table.add_row("all", "", "", *whole, _time(estimate.hours))
-    return table
-
-
-def _memory(estimate: Estimate) -> Table:
-    table = Table()
-    table.add_column("memory of a device")
-    table.add_column("estimate", justify="right")
-    for each in dataclasses.fields(estimate.memory):
-        size = getattr(estimate.memory, each.name)
-        if size:
-            table.add_row(each.name, _bytes(size))
-    table.add_section()
-    table.add_row("all", _bytes(estimate.memory.total))
-    return table
-
-
-def _steps(stage: Stage) -> str:
-    return f"{stage.teacher_steps} > {stage.student_steps}"
-
-
-def _time(hours: float | None) -> str:
-    return "?" if hours is None else duration(hours * HOUR)
-
-
-def _bytes(size: float) -> str:
-    return f"{_count(size)}B"
-
-
-def _count(number: float) -> str:
-    """Three digits and a prefix: 1.31 G."""
-    for power, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= power:
-            return f"{number / power:.3g} {prefix}"
-    return f"{number:.0f} "
+    def stand_in(self, source: str | Path) -> str | None:
+        """The preset that stands for the model; None where the model itself is read."""
+        return self.shape or (KNOWN_SHAPES.get(source) if isinstance(source, str) else None)

@@ -6,7 +6,8 @@ flag > file > default of the field. A path in a file is relative to the working 
 a flag.
 
 Metadata of a field: `help` (one line, with the unit) and, where wanted, `flag_only=True` (refused
-in a file, never recorded) or `positional=True` (a tuple, given as words without a flag).
+in a file, never recorded) or `positional=True` (given as words without a flag, a tuple
+as several).
 """
 
 from __future__ import annotations
@@ -507,7 +508,8 @@ def _typer_parameters(parts: tuple[_Part, ...]) -> list[inspect.Parameter]:
         panel = part.parameter.replace("_", " ").capitalize() if number else None
         for option in part.options:
             if option.positional:
-                parameters.append(_parameter(option.name, list[str] | None, _argument(option)))
+                words = list[str] | None if option.kind.is_sequence else str | None
+                parameters.append(_parameter(option.name, words, _argument(option)))
                 continue
             is_switch = option.kind.label == "bool"
             has_negation = is_switch and not (option.flag_only and option.default is False)

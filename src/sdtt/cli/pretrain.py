@@ -135,9 +135,22 @@ class PretrainSettings(TextSettings):
     )
     vocab_size: int = field(default=1024, metadata={"help": "ids of the BPE trained on the data"})
     length: int | None = field(default=None, metadata={"help": "tokens of a text, L"})
+    attention: Literal["bidirectional", "reveal_causal"] | None = field(
+        default=None,
+        metadata={
+            "help": "mdlm: reveal_causal follows the order of revelation, so that sampling keeps a "
+            "cache; by default that of --init-from, or bidirectional"
+        },
+    )
     init_from: Path | None = field(
         default=None, metadata={"help": "folder (or shipped model) of the same shape to start from"}
     )
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be."""
+        super().__post_init__()
+        if self.model == "causal" and self.attention is not None:
+            raise ValueError("--attention is of masked models: a causal one sees what is before")
 
 
 def pretrain(
@@ -147,6 +160,7 @@ def pretrain(
 
     The model, its tokenizer and its config are written to --output; checkpoints beside them.
     """
+    training = dry_run.of(training)
     args = training.make(output_dir=str(run.output), **QUIET)
     if dry_run.dry_run:
         _plan(settings, training, args, dry_run)
@@ -207,11 +221,10 @@ def _fresh(
     shape |= ids
     if settings.length is not None:
         shape["model_length"] = settings.length
-    return (
-        MDLMForMaskedLM(MDLMConfig(**shape))
-        if settings.model == "mdlm"
-        else CausalLM(CausalConfig(**shape))
-    )
+    if settings.model == "causal":
+        return CausalLM(CausalConfig(**shape))
+    shape["attention"] = settings.attention or getattr(source, "attention", "bidirectional")
+    return MDLMForMaskedLM(MDLMConfig(**shape))
 
 
 def _plan(
@@ -221,7 +234,11 @@ def _plan(
     dry_run: DryRun,
 ) -> None:
     start = settings.init_from
-    source = None if start is None else AutoConfig.from_pretrained(check_folder(start))
+    source = (
+        None
+        if start is None
+        else AutoConfig.from_pretrained(check_folder(start), trust_remote_code=False)
+    )
     if settings.tokenizer is not None:
         ids = _ids_of(load_tokenizer(settings.tokenizer))
     elif start is not None:
@@ -241,9 +258,13 @@ def _plan(
     dry_run.show(title, estimate, training, trainer)
 
 
+def _config_of(source: str | Path) -> Any:
+    return AutoConfig.from_pretrained(check_folder(source), trust_remote_code=False)
+
+
 def _twin(folder: Path) -> BlocksModel:
     """A model of ours, masked or causal, as the folder's config says."""
-    causal = AutoConfig.from_pretrained(check_folder(folder)).model_type == CausalConfig.model_type
+    causal = _config_of(folder).model_type == CausalConfig.model_type
     model = load_model(folder, causal=causal, dtype=torch.float32)
     if not isinstance(model, BlocksModel):
         raise ValueError(

@@ -41,7 +41,8 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
         missing = "vocab.bpe" if encoder else "encoder.json"
         raise ValueError(f"GPT-2's tokenizer in {folder} lacks {missing} (plain, .gz or .xz)")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else str(source))
+        place = str(folder) if folder.is_dir() else str(source)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(

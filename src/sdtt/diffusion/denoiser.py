@@ -30,9 +30,12 @@ class Denoiser(Protocol):
     for the masked ones. Nobody needs a (B, L, V) tensor.
 
     A denoiser may also say: ``blank_is_uniform = True``, if in a text of MASKs alone all positions
-    have one hidden row, in texts of any length; ``unnormalised_scores = True``, if exp(logits)
-    carries a scale (see ``sampling.analytic``); and offer ``compile_trunk(backend)`` with
-    ``is_compiled``.
+    have one hidden row, in texts of any length; ``is_told_time = True``, if its law depends on t,
+    else that row is the same at all times; ``unnormalised_scores = True``, if exp(logits) carries
+    a scale (see ``sampling.analytic``); ``follows_order = True``, if the law depends on the order
+    in which tokens became visible: then ``hidden`` takes ``revealed`` and ``reveal_cache(B, L)``
+    gives the same law with a cache (see ``models.reveal``); and offer ``compile_trunk(backend)``
+    with ``is_compiled``.
 
     Attributes:
         mask_token_id: The id of MASK.
@@ -56,7 +59,9 @@ class Denoiser(Protocol):
             z: Token ids, MASK among them.
             rows: Flat indices into B*L; all rows if None. They may lie on the CPU wherever z is.
             attention_mask: True where a token is real, False where it is padding.
-            t: The time of each text, for denoisers that are told it.
+            t: The time of each text, for denoisers that are told it: 1 - alpha, the share of the
+                tokens that the process has masked by then, whatever schedule the caller runs. None
+                where the process is not followed: such a denoiser then counts its MASKs.
         """
         ...
 
@@ -85,6 +90,11 @@ def as_denoiser(model: object) -> Denoiser:
             "hidden, head and logits, as MDLMForMaskedLM does"
         )
     return model
+
+
+def follows_order(denoiser: object) -> bool:
+    """Whether the law depends on the order in which tokens became visible."""
+    return bool(getattr(denoiser, "follows_order", False))
 
 
 def exclude(scores: Float[Tensor, "N K"], excluded_ids: tuple[int, ...]) -> Float[Tensor, "N V"]:
@@ -119,6 +129,7 @@ def hidden_of_rows(
     rows: Int[Tensor, " N"],
     t: Float[Tensor, " B"] | None = None,
     attention_mask: Bool[Tensor, "B L"] | None = None,
+    revealed: Int[Tensor, "B L"] | None = None,
 ) -> Float[Tensor, "N D"]:
     """``denoiser.hidden(z, rows)`` by a pass over only the texts that own a row.
 
@@ -131,7 +142,9 @@ def hidden_of_rows(
         texts = filled(texts, len(z), least=len(z) // 8)
     times = None if t is None else t[texts]
     real = None if attention_mask is None else attention_mask[texts]
-    return denoiser.hidden(z[texts], owner * length + rows % length, attention_mask=real, t=times)
+    order = {} if revealed is None else {"revealed": revealed[texts]}
+    local = owner * length + rows % length
+    return denoiser.hidden(z[texts], local, attention_mask=real, t=times, **order)
 
 
 def filled(texts: Shaped[Tensor, " K"], most: int, least: int = 1) -> Shaped[Tensor, " M"]:

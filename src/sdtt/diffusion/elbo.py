@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sdtt.diffusion.denoiser import Denoiser
-from sdtt.diffusion.noise import Schedule, is_masked, mask
+from sdtt.diffusion.denoiser import Denoiser, follows_order
+from sdtt.diffusion.noise import Schedule, is_masked, mask, revealed_in
 from sdtt.diffusion.tiled import tiled_cross_entropy
 
 SMALLEST_TIME = 1e-3
@@ -29,6 +29,7 @@ def nelbo_sum(
     t: Float[Tensor, " B"],
     u: Float[Tensor, "B L"],
     schedule: Schedule,
+    steps: int | None = None,
 ) -> Float[Tensor, ""]:
     """One draw of the NELBO of each text, in nats, summed over the texts.
 
@@ -41,11 +42,18 @@ def nelbo_sum(
         t: The time of each text.
         u: The uniforms that mask them.
         schedule: alpha(t); the bound does not depend on it, its variance does.
+        steps: Of a denoiser whose law follows the order of revelation: in how many steps the
+            visible tokens were revealed; in as many as there are tokens if None.
     """
     masked = is_masked(u, t, schedule).to(x.device)
     rows = masked.flatten().nonzero().squeeze(-1)
     z = mask(x, masked, denoiser.mask_token_id)
-    hidden = denoiser.hidden(z, rows, t=t.float().to(x.device))
+    order = {}
+    if follows_order(denoiser):
+        count = torch.full((len(x),), steps or x.shape[1])
+        order = {"revealed": revealed_in(u, count).to(x.device)}
+    told = (1 - schedule.alpha(t)).float().to(x.device)
+    hidden = denoiser.hidden(z, rows, t=told, **order)
     weights = nelbo_weight(t, schedule).float().to(x.device)[rows // x.shape[1]]
     return tiled_cross_entropy(
         hidden, denoiser.head, x.flatten()[rows], weights, excluded_ids=denoiser.excluded_ids
@@ -58,7 +66,7 @@ def exact_nelbo(denoiser: Denoiser, x: Int[Tensor, " L"]) -> float:
 
     sum over sets M of B(|M|, L - |M| + 1) * sum over i in M of -log p(x_i | x outside M), with B
     the Beta function: the integral over t of t^(|M| - 1) (1 - t)^(L - |M|). With an exact denoiser
-    it is -log p(x).
+    it is -log p(x). A denoiser that is told the time counts its MASKs.
 
     Args:
         denoiser: p(x_i | z).

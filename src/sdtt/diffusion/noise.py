@@ -56,6 +56,19 @@ def is_masked(
     return u < (1 - schedule.alpha(t))[:, None]
 
 
+def revealed_in(u: Float[Tensor, "B L"], steps: Int[Tensor, " B"]) -> Int[Tensor, "B L"]:
+    """The step, of N equal ones in the share that is visible, in which each position is revealed.
+
+    floor((1 - u) N): the first step reveals what has the largest u. Given what is visible at any
+    time, its order is random and so are the sizes of its steps.
+
+    Args:
+        u: One uniform a position, in [0, 1), as for ``is_masked``.
+        steps: N of each text.
+    """
+    return ((1 - u) * steps[:, None]).floor().long().clamp_max(steps[:, None] - 1)
+
+
 def mask(
     x: Int[Tensor, "B L"], masked: Bool[Tensor, "B L"], mask_token_id: int
 ) -> Int[Tensor, "B L"]:

@@ -39,6 +39,7 @@ def rollout(
     times: Float[Tensor, "B K"],
     schedule: Schedule,
     attention_mask: Bool[Tensor, "B L"] | None = None,
+    revealed: Int[Tensor, "B L"] | None = None,
 ) -> Rollout:
     """The targets of SDTT for the masked positions of ``z_t`` [SDTT, Algorithm 1].
 
@@ -58,6 +59,8 @@ def rollout(
         times: k + 1 decreasing times for each text, by one of ``noise.TIME_GRIDS``.
         schedule: alpha(t).
         attention_mask: True where a token is real, False where it is padding, which is never MASK.
+        revealed: In which step, below L, what is visible in ``z_t`` was revealed: of a teacher
+            whose law follows the order. What it draws itself is revealed after that.
     """
     passes = times.shape[1] - 1
     still_masked = torch.stack([is_masked(u, s, schedule) for s in times[:, 1:].unbind(1)])
@@ -69,12 +72,15 @@ def rollout(
         rows = order[decided.flatten()[order] == i]
         if len(rows) == 0:
             continue
-        told = times[:, i].float().to(z.device)
-        hidden.append(hidden_of_rows(teacher, z, rows, told, attention_mask))
+        told = (1 - schedule.alpha(times[:, i])).float().to(z.device)
+        hidden.append(hidden_of_rows(teacher, z, rows, told, attention_mask, revealed))
         where.append(rows)
         if i < passes - 1:  # the law is the target, the draw only leads on (SDTT, Algorithm 1)
             tokens = _draw_by_tiles(teacher, hidden[-1], v.flatten()[rows.to(v.device)])
             z = z.flatten().index_copy(0, rows, tokens).view_as(z)
+            if revealed is not None:
+                own = torch.full_like(rows, z.shape[1] + i)
+                revealed = revealed.flatten().index_copy(0, rows, own).view_as(z)
     if not hidden:
         raise ValueError("a rollout needs at least one masked position, got none")
     return Rollout(torch.cat(hidden)[torch.cat(where).argsort()], decided.flatten()[order], z)

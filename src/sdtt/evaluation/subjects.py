@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedTokenizerBase
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedTokenizerBase
 
 from sdtt.evaluation.records import Kind
 from sdtt.models.causal import CausalLM
-from sdtt.models.checkpoints import check_folder, load_model, load_tokenizer_of, on_accelerator
+from sdtt.models.checkpoints import (
+    check_folder,
+    load_config,
+    load_model,
+    load_tokenizer_of,
+    on_accelerator,
+)
 from sdtt.models.mdlm import MDLMForMaskedLM
 from sdtt.models.pack import pack
 from sdtt.models.shipped import resolve
@@ -117,11 +123,7 @@ def _label(source: str) -> str:
 
 def _model_subject(label: str, source: str) -> Subject:
     place = check_folder(source)
-    try:
-        config = AutoConfig.from_pretrained(place)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"cannot read the model {source}: {reason}") from error
+    config = load_config(place)
     return Subject(
         label=label,
         source=source,

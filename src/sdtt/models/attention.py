@@ -1,6 +1,7 @@
 """Attention of the blocks: rotary positions, kernels, and the rows that a pass asks for."""
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -51,7 +52,9 @@ def eager_attention(
 ) -> tuple[Tensor, Tensor]:
     """softmax(q k^T scaling + mask) v, written out: on a CPU the fastest backward at L <= 128."""
     scores = (query * scaling) @ key.transpose(-1, -2)
-    if attention_mask is not None:
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, float("-inf"))
+    elif attention_mask is not None:
         scores = scores + attention_mask
     at_least_float32 = torch.promote_types(scores.dtype, torch.float32)
     weights = scores.softmax(-1, dtype=at_least_float32).to(value.dtype)
@@ -75,18 +78,26 @@ def attention_by_heads(
     queries, as in every eager attention.
     """
     del module
-    query, key, value = (query * scaling).contiguous(), key.contiguous(), value.contiguous()
+    query, key, value = (query * scaling).contiguous(), in_rows(key), in_rows(value)
     batch, heads, rows = query.shape[:3]
-    together = max(1, SCORES_AT_ONCE // (batch * rows * key.shape[2]))
-    parts = []
-    for first in range(0, heads, together):
-        few = slice(first, first + together)
-        scores = query[:, few] @ key[:, few].transpose(-1, -2)
-        if attention_mask is not None:  # True where a key may be seen, as transformers makes it
-            scores.masked_fill_(~attention_mask, float("-inf"))
+    together = max(1, SCORES_AT_ONCE // (rows * key.shape[2]))  # heads, of one text or of several
+    texts = max(1, together // heads)
+    hidden = None if attention_mask is None else ~attention_mask
+    out = torch.empty_like(query)
+    for text, head in product(range(0, batch, texts), range(0, heads, min(together, heads))):
+        few = slice(text, text + texts), slice(head, head + together)
+        scores = query[few] @ key[few].transpose(-1, -2)
+        if hidden is not None:
+            scores.masked_fill_(hidden[few[0]], float("-inf"))
         torch.softmax(scores, -1, out=scores)
-        parts.append(scores @ value[:, few])
-    return torch.cat(parts, 1).transpose(1, 2), None
+        torch.matmul(scores, value[few], out=out[few])
+    return out.transpose(1, 2), None
+
+
+def in_rows(x: Float[Tensor, "B H L W"]) -> Float[Tensor, "B H L W"]:
+    """The same with rows that lie together, whole heads one behind another; part of them is."""
+    together = x.stride(3) == 1 and x.stride(2) == x.shape[3]
+    return x if together and x.stride(0) == x.stride(1) * x.shape[1] else x.contiguous()
 
 
 def without_tiles() -> bool:
@@ -128,4 +139,9 @@ class Asked:
         picked[order] = text[order] * width + within
         padded = (torch.arange(batch) * length)[:, None].repeat(1, width)
         padded.view(-1)[picked] = rows
-        return cls(*(x.to(device, non_blocking=True) for x in (rows, padded, picked)))
+        return cls(rows, padded, picked).to(device, non_blocking=True)
+
+    def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> "Asked":
+        """The same on a device: so accelerate moves it along where blocks lie on several."""
+        parts = (self.rows, self.padded, self.picked)
+        return Asked(*(x.to(device, non_blocking=non_blocking) for x in parts))

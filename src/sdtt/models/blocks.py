@@ -5,7 +5,7 @@ files load and save without a map.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sdtt.diffusion.denoiser import Head
 from sdtt.models.attention import (
+    ROTARY_BASE,
     Asked,
     attention_by_heads,
     eager_attention,
@@ -30,8 +31,14 @@ from sdtt.models.attention import (
 )
 from sdtt.models.config import BlocksConfig
 from sdtt.models.linear import PackedLinear, QueryKeyValue, part_of
+from sdtt.models.placement import head_of
+from sdtt.models.resize import resize_vocabulary
+from sdtt.models.reveal import RevealCache
 
 SINUSOID_WIDTH = 256
+
+FEW_ROWS = 32
+"""Queries of a text that are too few to pay for a copy of its keys."""
 
 
 class TokenEmbedding(nn.Module):
@@ -64,8 +71,11 @@ class Modulation(nn.Linear):
     """Shifts, scales and gates of a condition; 0 in a fresh model (adaLN-zero, DiT sec. 3.2)."""
 
 
-class ConstantCondition(nn.Module):
-    """The adaLN input of published checkpoints: a sinusoidal embedding of sigma = 0 and an MLP."""
+class Condition(nn.Module):
+    """The adaLN input: a sinusoidal embedding of the noise level sigma = -log alpha, and an MLP.
+
+    Published checkpoints that are not told the time are fed with sigma = 0.
+    """
 
     def __init__(self, config: BlocksConfig) -> None:
         super().__init__()
@@ -74,16 +84,29 @@ class ConstantCondition(nn.Module):
             nn.Linear(SINUSOID_WIDTH, width), nn.SiLU(), nn.Linear(width, width)
         )
 
-    def forward(self) -> Float[Tensor, " C"]:
-        """SiLU(MLP([cos 0, ..., sin 0, ...])): the same for every text and time."""
+    def forward(
+        self, ids: Int[Tensor, "*B"], sigma: Float[Tensor, " B"] | None = None
+    ) -> Float[Tensor, "B 1 C"] | Float[Tensor, " C"]:
+        """SiLU(MLP([cos sigma w_0, ..., sin sigma w_0, ...])), w_k = 10000^(-k / 128), k < 128.
+
+        Args:
+            ids: Any, of which only the device is read: that of a weight may be none (offloaded).
+            sigma: One a text; without it 0, and one condition for every text and time.
+        """
+        dtype = next(self.mlp.parameters()).dtype
+        exact, device = torch.promote_types(dtype, torch.float32), ids.device
+        levels = torch.zeros((), dtype=exact, device=device)
+        if sigma is not None:
+            levels = sigma[:, None].to(device, exact)
         half = SINUSOID_WIDTH // 2
-        like = next(self.mlp.parameters())
-        sinusoid = torch.cat([like.new_ones(half), like.new_zeros(half)])
+        frequencies = ROTARY_BASE ** -(torch.arange(half, device=device).to(exact) / half)
+        angles = levels[..., None] * frequencies
+        sinusoid = torch.cat([angles.cos(), angles.sin()], -1).to(dtype)
         return nn.functional.silu(self.mlp(sinusoid))
 
     def double_precision(self) -> Float[Tensor, " C"]:
         """The same in float64 on the CPU, for folding."""
-        exact: Tensor = copy.deepcopy(self).cpu().double()()
+        exact: Tensor = copy.deepcopy(self).cpu().double()(torch.zeros(1, dtype=torch.long))
         return exact
 
 
@@ -107,7 +130,7 @@ class Block(GradientCheckpointingLayer):
             nn.Linear(width, 4 * width), ACT2FN[config.hidden_act], nn.Linear(4 * width, width)
         )
         self.dropout = nn.Dropout(config.dropout)
-        if config.conditioning == "constant":
+        if config.conditioning != "none":
             self.adaLN_modulation = Modulation(config.cond_dim or 0, 6 * width)
         self._compiled: Callable[..., Tensor] | None = None
 
@@ -125,7 +148,7 @@ class Block(GradientCheckpointingLayer):
         angles: tuple[Tensor, Tensor],
         attention_mask: Tensor | None,
         condition: Tensor | None,
-        cache: Cache | None,
+        cache: Cache | RevealCache | None,
         asked: Asked | None = None,
     ) -> Float[Tensor, "B L D"] | Float[Tensor, "N D"]:
         """One block; of the asked rows only, if they are given (the last block of a pass)."""
@@ -140,16 +163,18 @@ class Block(GradientCheckpointingLayer):
         angles: tuple[Tensor, Tensor],
         attention_mask: Tensor | None,
         condition: Tensor | None,
-        cache: Cache | None,
+        cache: Cache | RevealCache | None,
         asked: Asked | None,
     ) -> Tensor:
         modulation = None
         if condition is not None:
-            modulation = self.adaLN_modulation(condition).chunk(6)
+            modulation = self.adaLN_modulation(condition).chunk(6, -1)
         h = self.norm1(x)
         h = h if modulation is None else modulate(h, *modulation[:2])
         a = self.dropout(self._attend(h, angles, attention_mask, cache, asked))
-        x = x if asked is None else x.flatten(0, 1)[asked.rows]
+        if asked is not None:
+            modulation = of_texts(modulation, asked.rows // x.shape[1])
+            x = x.flatten(0, 1)[asked.rows]
         x = x + (a if modulation is None else modulation[2] * a)
         h = self.norm2(x)
         h = h if modulation is None else modulate(h, *modulation[3:5])
@@ -161,7 +186,7 @@ class Block(GradientCheckpointingLayer):
         x: Tensor,
         angles: tuple[Tensor, Tensor],
         attention_mask: Tensor | None,
-        cache: Cache | None,
+        cache: Cache | RevealCache | None,
         asked: Asked | None,
     ) -> Tensor:
         batch, length, width = x.shape
@@ -171,11 +196,10 @@ class Block(GradientCheckpointingLayer):
             query, key = self.rotate(query, *angles), self.rotate(key, *angles)
         else:
             query, key, value = self._of_asked(x, angles, asked)
-            # padding hides keys, whoever asks: one row of the mask serves all queries
-            attention_mask = None if attention_mask is None else attention_mask[:, :, :1]
+            attention_mask = self._mask_of(asked, attention_mask, length)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
-        out, _ = self._attention(query)(
+        out, _ = self._attention(query, key)(
             self,
             query,
             key,
@@ -187,15 +211,24 @@ class Block(GradientCheckpointingLayer):
         out = out.reshape(*out.shape[:2], width)
         return self.attn_out(out if asked is None else out.flatten(0, 1)[asked.picked])
 
-    def _attention(self, query: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    def _attention(self, query: Tensor, key: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
         """The function that the config names, or a faster one of the same law."""
         name = self.config._attn_implementation
         low = query.dtype in (torch.bfloat16, torch.float16)
         masked = not self.is_causal or query.shape[2] == 1  # one token sees what its mask says
         plain = name == "sdpa" and masked and not torch.is_grad_enabled()
-        if low and plain and query.device.type == "cpu" and self.without_tiles:
+        # products of low precision copy the keys of a cache that is not full: too much for few rows
+        few = query.shape[2] < FEW_ROWS and not key.is_contiguous()
+        if low and plain and not few and query.device.type == "cpu" and self.without_tiles:
             return attention_by_heads
         return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
+
+    def _mask_of(self, asked: Asked, mask: Tensor | None, length: int) -> Tensor | None:
+        """What the asked rows see."""
+        if mask is None or self.config.attention == "bidirectional":
+            # padding hides keys, whoever asks: one row of the mask serves all queries
+            return None if mask is None else mask[:, :, :1]
+        return mask.take_along_dim((asked.padded % length)[:, None, :, None], 2)
 
     def _of_asked(
         self, x: Tensor, angles: tuple[Tensor, Tensor], asked: Asked
@@ -208,13 +241,36 @@ class Block(GradientCheckpointingLayer):
         pair = part_of(self.attn_qkv, 1, x).view(batch, length, 2, -1, self.head_width)
         key, value = pair.permute(2, 0, 3, 1, 4)
         places = asked.padded % length
-        own = [part.squeeze(-3)[places].unsqueeze(1) for part in angles]
+        own = [of_places(part.squeeze(-3), places).unsqueeze(1) for part in angles]
         return self.rotate(query, *own), self.rotate(key, *angles), value
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """The adaptive part of a layer norm: x (1 + scale) + shift [DiT, sec. 3.2]."""
     return x * (1 + scale) + shift
+
+
+def of_texts(
+    parts: Sequence[Tensor] | None, text: Int[Tensor, " N"] | None
+) -> Sequence[Tensor] | None:
+    """The modulation of single rows, from that of whole texts (B, 1, D): each takes its text's.
+
+    Args:
+        parts: Shifts, scales, gates; if there is one for all texts, (D,), it serves all rows.
+        text: Which text each row is of; None for whole texts.
+    """
+    if parts is None or text is None or parts[0].dim() == 1:
+        return parts
+    return [part.squeeze(1)[text.to(part.device)] for part in parts]
+
+
+def of_places(
+    parts: Float[Tensor, "L H"] | Float[Tensor, "B L H"], places: Int[Tensor, "B R"]
+) -> Float[Tensor, "B R H"]:
+    """The entries of some places, from those of all: the same for each text, or its own."""
+    if parts.dim() == 2:
+        return parts[places]
+    return parts.take_along_dim(places[..., None], 1)
 
 
 class OutputLayer(nn.Module):
@@ -224,13 +280,22 @@ class OutputLayer(nn.Module):
         super().__init__()
         self.norm_final = Norm(config.hidden_dim, bias=False)
         self.linear = nn.Linear(config.hidden_dim, config.vocab_size)
-        if config.conditioning == "constant":
+        if config.conditioning != "none":
             self.adaLN_modulation = Modulation(config.cond_dim or 0, 2 * config.hidden_dim)
 
-    def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        """The normalised rows that the head takes."""
+    def forward(
+        self,
+        x: Float[Tensor, "N D"],
+        condition: Tensor | None,
+        text: Int[Tensor, " N"] | None = None,
+    ) -> Float[Tensor, "N D"]:
+        """The normalised rows that the head takes; ``text`` says whose condition each row has."""
         x = self.norm_final(x)
-        return x if condition is None else modulate(x, *self.adaLN_modulation(condition).chunk(2))
+        if condition is None:
+            return x
+        modulation = of_texts(self.adaLN_modulation(condition).chunk(2, -1), text)
+        assert modulation is not None
+        return modulate(x, *modulation)
 
 
 class Backbone(nn.Module):
@@ -244,8 +309,8 @@ class Backbone(nn.Module):
         )
         self.output_layer = OutputLayer(config)
         self.head_width = config.hidden_dim // config.n_heads
-        if config.conditioning == "constant":
-            self.sigma_map = ConstantCondition(config)
+        if config.conditioning != "none":
+            self.sigma_map = Condition(config)
         self._compiled_trunk: Callable[..., Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -285,20 +350,31 @@ class Backbone(nn.Module):
         positions: Int[Tensor, "*B L"],
         attention_mask: Tensor | None,
         rows: Int[Tensor, " N"] | None,
-        cache: Cache | None = None,
+        cache: Cache | RevealCache | None = None,
+        sigma: Float[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "N D"]:
-        """The rows that the head takes: all B*L of them, or those asked for."""
-        condition = self.sigma_map() if hasattr(self, "sigma_map") else None
+        """The rows that the head takes: all B*L of them, or those asked for.
+
+        Args:
+            ids: Token ids.
+            positions: Their places.
+            attention_mask: As the attention takes it.
+            rows: Flat indices into B*L; all if None.
+            cache: Keys and values of earlier tokens.
+            sigma: The noise level of each text, of a model that is told it.
+        """
+        condition = self.sigma_map(ids, sigma) if hasattr(self, "sigma_map") else None
         angles = rotary_angles(positions, self.head_width)
         x = self._trunk_for(ids)(ids, angles, attention_mask, condition, cache)
         last = self.blocks[-1]
-        if rows is None or cache is not None or last.is_causal or torch.is_grad_enabled():
+        whole = cache is not None and not isinstance(cache, RevealCache)
+        if rows is None or whole or last.is_causal or torch.is_grad_enabled():
             x = last(x, angles, attention_mask, condition, cache).flatten(0, 1)
-            x = x if rows is None else x[rows]
+            x = x if rows is None else x[rows.to(x.device)]
         else:
             asked = Asked.of(rows, ids.shape[0], ids.shape[1], ids.device)
             x = last(x, angles, attention_mask, condition, cache, asked)
-        return self.output_layer(x, condition)
+        return self.output_layer(x, condition, texts_of(rows, ids))
 
     def trunk(
         self,
@@ -306,13 +382,19 @@ class Backbone(nn.Module):
         angles: tuple[Tensor, Tensor],
         attention_mask: Tensor | None,
         condition: Tensor | None,
-        cache: Cache | None,
+        cache: Cache | RevealCache | None,
     ) -> Float[Tensor, "B L D"]:
         """All blocks but the last: what has the same shape whichever rows are asked for."""
         x = self.vocab_embed(ids)
         for block in self.blocks[:-1]:
             x = block(x, angles, attention_mask, condition, cache)
         return x
+
+
+def texts_of(rows: Int[Tensor, " N"] | None, ids: Int[Tensor, "B L"]) -> Int[Tensor, " N"]:
+    """Which text each of the rows is of; of all B*L rows if None."""
+    every = torch.arange(ids.numel(), device=ids.device) if rows is None else rows
+    return every // ids.shape[1]
 
 
 class BlocksModel(PreTrainedModel):
@@ -341,7 +423,7 @@ class BlocksModel(PreTrainedModel):
     def scores(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "N K"]:
         """The head of hidden rows, one column for every id."""
         result: Tensor = (self._packed_head or self.backbone.output_layer.linear)(h)
-        return result
+        return result.to(h.device)
 
     def compile_for_training(self, **options: Any) -> None:
         """Compiles the blocks, one by one, for passes with gradients; copies are not compiled.
@@ -374,10 +456,45 @@ class BlocksModel(PreTrainedModel):
         super().save_pretrained(*arguments, **options)
 
     @property
+    def device(self) -> torch.device:
+        """Where the model computes, and ids belong: offloaded weights lie elsewhere."""
+        hook = getattr(self.backbone.vocab_embed, "_hf_hook", None)
+        place = getattr(hook, "execution_device", None)
+        return super().device if place is None else torch.device(place)
+
+    @property
     def head(self) -> Head:
-        """The final linear map alone."""
-        linear = self.backbone.output_layer.linear
-        return Head(linear.weight, linear.bias)
+        """The final linear map alone, as plain tensors: whole if offloaded, dense if quantised."""
+        return head_of(self.backbone.output_layer.linear)
+
+    def resize_token_embeddings(  # type: ignore[override]
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Module:
+        """Gives embedding and head another number of ids; MASK stays where it is.
+
+        Args:
+            new_num_tokens: Ids from now on, MASK included; None changes nothing.
+            pad_to_multiple_of: Refused: ids that no tokenizer makes would have a probability.
+            mean_resizing: New ids begin as the mean of all ids but MASK, so that no new id is
+                likelier than these are on average; else drawn as in a fresh model.
+
+        Returns:
+            The token embedding.
+
+        Raises:
+            ValueError: If MASK would have no row, or the rows would be padded.
+        """
+        if pad_to_multiple_of is not None:
+            raise ValueError(
+                f"pad_to_multiple_of={pad_to_multiple_of} would add ids that no tokenizer makes, "
+                "and give them a probability: leave it out"
+            )
+        if new_num_tokens is not None and new_num_tokens != self.config.vocab_size:
+            resize_vocabulary(self, new_num_tokens, mean_resizing=mean_resizing)
+        return self.get_input_embeddings()
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding."""
@@ -394,7 +511,7 @@ class BlocksModel(PreTrainedModel):
             init.normal_, std=self.config.initializer_range
         )
         head = self.backbone.output_layer.linear
-        flat_head = self.config.conditioning == "constant" and not self.config.tie_word_embeddings
+        flat_head = self.config.conditioning != "none" and not self.config.tie_word_embeddings
         if isinstance(module, nn.Linear):
             zero = isinstance(module, Modulation) or (module is head and flat_head)
             (init.zeros_ if zero else normal)(module.weight)

@@ -23,6 +23,14 @@ class CausalConfig(BlocksConfig):
     model_type = "sdtt_causal"
     use_cache: bool = True
 
+    def _check(self) -> None:
+        super()._check()
+        if self.conditioning == "time":
+            raise ValueError(
+                "a causal model masks nothing, so it has no time to be told: conditioning must be "
+                "'none' or 'constant', got 'time'"
+            )
+
 
 class CausalLM(BlocksModel, GenerationMixin):
     """An autoregressive transformer, p(x_i | x_1 .. x_{i-1}), of the shape of an MDLM.
@@ -95,7 +103,7 @@ class CausalLM(BlocksModel, GenerationMixin):
             positions = torch.arange(ids.shape[1], device=ids.device) + seen
         mask = create_causal_mask(
             config=self.config,
-            inputs_embeds=self.backbone.vocab_embed.embedding.new_empty(*ids.shape, 0),
+            inputs_embeds=torch.empty(*ids.shape, 0, dtype=self.dtype, device=ids.device),
             attention_mask=attention_mask,
             past_key_values=cache,
             position_ids=positions if positions.dim() == 2 else positions[None],

@@ -21,9 +21,13 @@ class BlocksConfig(PreTrainedConfig):
         hidden_dim: Width D.
         n_blocks: Number of blocks.
         n_heads: Attention heads; D / n_heads must be even (rotary positions).
-        conditioning: "none", or "constant": adaLN fed with a constant, as in published checkpoints.
-            By default "constant" where cond_dim is given.
+        conditioning: "none"; or "constant": adaLN fed with a constant, as in published checkpoints;
+            or "time": adaLN fed with the noise level of each text. By default "time" where
+            time_conditioning is true, else "constant" where cond_dim is given.
         cond_dim: Width of the conditioning, 128 in published checkpoints.
+        time_conditioning: The published key for "time".
+        attention: "bidirectional", or "reveal_causal": it follows the order in which tokens become
+            visible, so that sampling can keep a cache (see ``models.reveal``).
         attention_bias: Whether queries, keys and values have a bias: where conditioning is folded.
         dropout: Chance of dropping an element of a residual branch, in training only.
         hidden_act: The MLP's non-linearity; published: tanh-GELU.
@@ -43,8 +47,9 @@ class BlocksConfig(PreTrainedConfig):
     hidden_dim: int = 768
     n_blocks: int = 12
     n_heads: int = 12
-    conditioning: Literal["none", "constant"] | None = None
+    conditioning: Literal["none", "constant", "time"] | None = None
     cond_dim: int | None = None
+    attention: Literal["bidirectional", "reveal_causal"] = "bidirectional"
     attention_bias: bool = False
     time_conditioning: bool = False
     dropout: float = 0.0
@@ -60,12 +65,21 @@ class BlocksConfig(PreTrainedConfig):
         """Fills in what follows from the rest, and refuses what cannot be."""
         if self.conditioning is None:
             self.conditioning = "constant" if self.cond_dim else "none"
+            if self.time_conditioning:
+                self.conditioning = "time"
+        self.time_conditioning |= self.conditioning == "time"
         if self.mask_token_id is None:
             self.mask_token_id = self.vocab_size - 1
-        kwargs.pop("return_dict", None)  # published configs say false, which breaks callers
+        self.return_dict = True  # published configs say false, which breaks callers
         kwargs.pop("auto_map", None)  # this class needs no remote code
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         self._check()
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is saved: no code of others goes with it, whoever set it."""
+        fields = super().to_dict()
+        fields.pop("auto_map", None)
+        return fields
 
     @property
     def shape(self) -> dict[str, Any]:
@@ -78,19 +92,28 @@ class BlocksConfig(PreTrainedConfig):
                 f"hidden_dim must be a multiple of 2 * n_heads (rotary positions), "
                 f"got {self.hidden_dim} and {self.n_heads} heads"
             )
-        if self.conditioning not in ("none", "constant"):
+        if self.conditioning not in ("none", "constant", "time"):
             raise ValueError(
-                f"conditioning must be 'none' or 'constant', got {self.conditioning!r}"
+                f"conditioning must be 'none', 'constant' or 'time', got {self.conditioning!r}"
             )
-        if (self.conditioning == "constant") != bool(self.cond_dim):
+        if (self.conditioning != "none") != bool(self.cond_dim):
             raise ValueError(
                 f"conditioning={self.conditioning!r} does not go with cond_dim={self.cond_dim}; "
-                "'constant' needs a width, such as 128, 'none' takes none"
+                "'constant' and 'time' need a width, such as 128, 'none' takes none"
             )
-        if self.time_conditioning:
+        if self.time_conditioning and self.conditioning != "time":
             raise ValueError(
-                "time_conditioning=True is not supported: the denoiser is not told t "
-                "(published MDLM and SDTT checkpoints say false)"
+                f"time_conditioning=True does not go with conditioning={self.conditioning!r}: "
+                "leave conditioning out, or say 'time'"
+            )
+        if self.attention not in ("bidirectional", "reveal_causal"):
+            raise ValueError(
+                f"attention must be 'bidirectional' or 'reveal_causal', got {self.attention!r}"
+            )
+        if self.attention == "reveal_causal" and self.conditioning == "time":
+            raise ValueError(
+                "attention='reveal_causal' does not go with conditioning='time': what is kept of a "
+                "token must not change with the time"
             )
         if not 0 <= (self.mask_token_id or 0) < self.vocab_size:
             raise ValueError(

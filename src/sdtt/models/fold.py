@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sdtt.models.blocks import Backbone, BlocksModel
+from sdtt.models.placement import is_plain
 
 Model = TypeVar("Model", bound=BlocksModel)
 
@@ -21,13 +22,21 @@ def fold(model: Model) -> Model:
     rounding of its dtype. Queries, keys and values get a bias by it (``attention_bias``).
 
     Args:
-        model: With ``conditioning="constant"``; another one is returned as it is.
+        model: With ``conditioning="constant"``; another one is returned as it is: without
+            conditioning there is nothing to fold, with ``"time"`` nothing that is constant.
 
     Returns:
         A new model, which shares the weights that folding does not change.
+
+    Raises:
+        ValueError: If weights are not plain tensors (``is_plain``).
     """
-    if model.config.conditioning == "none":
+    if model.config.conditioning != "constant":
         return model
+    if not is_plain(model):
+        raise ValueError(
+            "a quantised, offloaded or adapted model cannot be folded: fold the plain one before"
+        )
     config = copy.deepcopy(model.config)
     config.conditioning, config.cond_dim, config.attention_bias = "none", None, True
     with torch.device("meta"):  # every weight is put in below

@@ -14,7 +14,10 @@ from sdtt.diffusion.tiled import tiled_cross_entropy
 from sdtt.models.blocks import BlocksModel
 from sdtt.models.config import BlocksConfig
 from sdtt.models.fold import fold
+from sdtt.models.noise_level import log_linear_level, masked_share
 from sdtt.models.pack import pack
+from sdtt.models.placement import is_plain
+from sdtt.models.reveal import RevealCache, reveal_mask
 from sdtt.sampling.generation import DiffusionGenerationMixin
 
 Objective = Callable[[Tensor, Head], Tensor]
@@ -46,8 +49,9 @@ class MDLMConfig(BlocksConfig):
 class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[misc]
     """A bidirectional transformer that gives ``p(x_i | z)`` for the masked positions of z.
 
-    It is a ``Denoiser`` and an ordinary transformers masked language model. It is not told t: the
-    number of masks says it. MASK has probability 0.
+    It is a ``Denoiser`` and an ordinary transformers masked language model. It is not told t, for
+    the number of masks says it, unless its config says ``time_conditioning``. MASK has
+    probability 0.
     """
 
     config: MDLMConfig
@@ -55,21 +59,31 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
 
     blank_is_uniform = True
     """Where every token is MASK all values are alike, so attention, whatever its weights, gives
-    that value: all positions have one hidden row, in a text of any length."""
+    that value: all positions have one hidden row, in a text of any length (and a given time)."""
 
     def __init__(self, config: MDLMConfig) -> None:
         super().__init__(config, causal=False)
 
+    @property
+    def is_told_time(self) -> bool:
+        """Whether the law depends on the t that ``hidden`` is given."""
+        return self.config.conditioning == "time"
+
+    def noise_level(self, share: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """The sigma that the network is told where the process has masked a share of the tokens."""
+        return log_linear_level(share)
+
     def fold(self) -> "MDLMForMaskedLM":
-        """The same law without conditioning: see ``models.fold.fold``."""
+        """The same law without constant conditioning: see ``models.fold.fold``."""
         return fold(self)
 
     def for_inference(self) -> "MDLMForMaskedLM":
         """The same law, to the rounding of the dtype, in the form that is fastest to sample from.
 
-        Conditioning is folded, and on a CPU weights are packed: see ``models.pack.pack``.
+        Constant conditioning is folded, and on a CPU weights are packed: see ``models.pack.pack``.
+        A model that is quantised, offloaded or adapted stays as it is: itself.
         """
-        return pack(fold(self))
+        return pack(fold(self)) if is_plain(self) else self
 
     def compile_trunk(self, backend: str = "inductor") -> None:
         """Compiles all but the last block for passes without gradients; copies are not compiled."""
@@ -86,9 +100,20 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
         rows: Int[Tensor, " N"] | None = None,
         *,
         attention_mask: Bool[Tensor, "B L"] | Int[Tensor, "B L"] | None = None,
-        t: Float[Tensor, " B"] | None = None,  # noqa: ARG002 - the protocol's; this law needs no t
+        t: Float[Tensor, " B"] | None = None,
+        revealed: Int[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "N D"]:
-        """The rows that the head takes; see ``Denoiser.hidden``. t does not enter the law.
+        """The rows that the head takes; see ``Denoiser.hidden``.
+
+        Args:
+            z: Token ids, MASK among them.
+            rows: Flat indices into B*L; all rows if None.
+            attention_mask: True or 1 where a token is real.
+            t: For a model with ``time_conditioning``: the share that the process has masked, of
+                each text; where it is None, the share of MASK among the real tokens of the text.
+                It does not enter the law of other models.
+            revealed: For a model with ``attention="reveal_causal"``: the step in which each visible
+                token was revealed; where it is None, all of them in one.
 
         Raises:
             ValueError: If a text is longer than the model's ``model_length``.
@@ -98,16 +123,46 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
             raise ValueError(
                 f"a text of {length} tokens is longer than the model's {self.config.model_length}"
             )
-        mask = None
-        if attention_mask is not None:
+        mask: Any = None
+        if self.follows_order:
+            order = torch.zeros_like(z) if revealed is None else revealed
+            real = None if attention_mask is None else attention_mask.bool()
+            mask = reveal_mask(z == self.mask_token_id, order, real)
+        elif attention_mask is not None:
             mask = create_bidirectional_mask(
                 config=self.config,
-                inputs_embeds=self.backbone.vocab_embed.embedding.new_empty(*z.shape, 0),
+                inputs_embeds=torch.empty(*z.shape, 0, dtype=self.dtype, device=z.device),
                 attention_mask=attention_mask,
             )
         positions = torch.arange(length, device=z.device)
-        hidden: Tensor = self.backbone(z, positions, mask, rows)
-        return hidden
+        sigma = self._sigma(z, t, attention_mask) if self.is_told_time else None
+        hidden: Tensor = self.backbone(z, positions, mask, rows, sigma=sigma)
+        return hidden.to(z.device)
+
+    def _sigma(
+        self, z: Tensor, t: Tensor | None, attention_mask: Tensor | None
+    ) -> Float[Tensor, " B"]:
+        """The noise level of each text: as it is told, or else as its MASKs say."""
+        share = masked_share(z, self.mask_token_id, attention_mask) if t is None else t
+        return self.noise_level(share.to(z.device))
+
+    @property
+    def follows_order(self) -> bool:
+        """Whether the law depends on the order in which tokens became visible."""
+        return bool(self.config.attention == "reveal_causal")
+
+    def reveal_cache(self, batch: int, length: int) -> "CachedMDLM":
+        """The same law for texts that only become more visible, with a cache of what is.
+
+        Raises:
+            ValueError: If the attention of this model does not follow the order.
+        """
+        return CachedMDLM(self, batch, length)
+
+    def reveal_cache_bytes(self, length: int) -> int:
+        """What the cache of one text of ``length`` tokens takes: keys and values of every block."""
+        numbers = 2 * self.config.n_blocks * self.config.hidden_dim * (length + 1)
+        return numbers * self.backbone.vocab_embed.embedding.element_size()
 
     def logits(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
         """Scores of each row without the excluded ids; see ``Denoiser.logits``."""
@@ -119,8 +174,10 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
         attention_mask: Tensor | None = None,
         labels: Int[Tensor, "B L"] | None = None,
         *,
+        t: Float[Tensor, " B"] | None = None,
         rows: Int[Tensor, " N"] | None = None,
         objective: Objective | None = None,
+        revealed: Int[Tensor, "B L"] | None = None,
         **_: Any,
     ) -> MaskedLMOutput:
         """The transformers contract, or an objective of some rows.
@@ -129,17 +186,21 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
             input_ids: Token ids, MASK among them.
             attention_mask: True or 1 where a token is real.
             labels: Targets, -100 where there is none; the loss is their mean cross-entropy.
+            t: See ``hidden``.
             rows: With ``objective``: the flat indices whose hidden rows it gets.
             objective: A function of (hidden rows, head) that gives a loss. It is called in here, so
                 that the hooks of a wrapper (DDP, FSDP) see its gradients; no logits are made.
+            revealed: See ``hidden``.
 
         Returns:
             ``loss`` if asked for, and ``logits`` (B, L, vocab_size), -inf at excluded ids.
         """
         if objective is not None:
-            hidden = self.hidden(input_ids, rows, attention_mask=attention_mask)
+            hidden = self.hidden(
+                input_ids, rows, attention_mask=attention_mask, t=t, revealed=revealed
+            )
             return MaskedLMOutput(loss=objective(hidden, self.head))
-        hidden = self.hidden(input_ids, attention_mask=attention_mask)
+        hidden = self.hidden(input_ids, attention_mask=attention_mask, t=t, revealed=revealed)
         loss = None
         if labels is not None:
             asked = (labels.flatten() != -100).nonzero().squeeze(-1)
@@ -154,6 +215,52 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
         scores = self.scores(hidden)
         scores = without(scores, self.excluded_ids)
         return MaskedLMOutput(loss=loss, logits=scores.view(*input_ids.shape, -1))
+
+
+class CachedMDLM:
+    """The law of a model with ``attention="reveal_causal"``, of texts that only gain tokens.
+
+    Args:
+        model: It.
+        batch: B.
+        length: L.
+
+    Raises:
+        ValueError: If the attention of the model does not follow the order of revelation, or a text
+            is longer than its ``model_length``.
+    """
+
+    def __init__(self, model: MDLMForMaskedLM, batch: int, length: int) -> None:
+        if not model.follows_order:
+            raise ValueError("a model of bidirectional attention cannot keep a cache")
+        if length > model.config.model_length:
+            raise ValueError(
+                f"a text of {length} tokens is longer than the model's {model.config.model_length}"
+            )
+        self.model = model
+        self.cache = RevealCache(batch, length, model.device, few_shapes=model.is_compiled)
+
+    def hidden(
+        self,
+        canvas: Int[Tensor, "B L"],
+        new: Int[Tensor, " M"],
+        rows: Int[Tensor, " N"],
+        texts: Int[Tensor, " K"],
+    ) -> Float[Tensor, "N D"]:
+        """The rows of masked positions, by a pass over them and what became visible.
+
+        Args:
+            canvas: The texts as they stand.
+            new: Flat indices of visible tokens that no pass has seen, all of one step.
+            rows: Flat indices of the masked positions, on the CPU like the others.
+            texts: Their texts, ascending.
+        """
+        now = self.cache.plan(new, rows, texts)
+        ids = canvas.flatten()[now.places]
+        hidden: Tensor = self.model.backbone(
+            ids, now.positions, now.sees, now.rows, cache=self.cache
+        )
+        return hidden
 
 
 def preset(name: str, **overrides: Any) -> MDLMConfig:

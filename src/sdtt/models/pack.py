@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from sdtt.models.attention import rotate_pairs
 from sdtt.models.blocks import BlocksModel
 from sdtt.models.linear import FUSED, PackedLinear
+from sdtt.models.placement import is_plain
 
 Model = TypeVar("Model", bound=BlocksModel)
 
 
 def can_pack(model: BlocksModel) -> bool:
-    """Whether this torch has the kernels, for this model's device and dtype."""
+    """Whether this torch has the kernels, for this model's device, dtype and plain weights."""
     kernels = torch.ops.mkldnn
-    if model.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    on_cpu = model.device.type == "cpu" and is_plain(model)
+    if not on_cpu or not torch.backends.mkldnn.is_available():
         return False
     if not hasattr(kernels, "_linear_pointwise"):
         return False

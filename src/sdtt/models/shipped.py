@@ -5,6 +5,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from sdtt.models.published import fetch_published, is_named
+
 SHIPPED = ("student", "teacher", "judge")
 """A student, its teacher, and a causal model to judge them: in the repository, not in the wheel."""
 
@@ -46,18 +48,21 @@ def is_here(name: str) -> bool:
 
 
 def resolve(source: str | Path) -> str | Path:
-    """The folder of a shipped model if that is what a source names, else the source.
+    """The folder of a shipped or published model if that is what a source names, else the source.
 
-    A name of ``SHIPPED`` means the shipped model where no local path has that name.
+    A name of ``SHIPPED`` or ``published.RELEASES`` means that model where no local path has that
+    name. A published one is downloaded if it is not in the cache of the hub.
 
     Args:
-        source: A folder, a name on the hub, or one of ``SHIPPED``.
+        source: A folder, a name on the hub, or one of ``SHIPPED`` or ``RELEASES``.
 
     Raises:
-        OSError, ValueError: As ``shipped`` does.
+        OSError, ValueError: As ``shipped`` and ``fetch_published`` do.
     """
     name = str(source)
-    return shipped(name) if name in SHIPPED and not Path(name).exists() else source
+    if name in SHIPPED and not Path(name).exists():
+        return shipped(name)
+    return fetch_published(name) if is_named(source) else source
 
 
 def write_manifest(folder: Path = PAIR) -> Path:

@@ -45,7 +45,7 @@ def total_score(denoiser: Denoiser, hidden: Float[Tensor, "N D"]) -> Float64[Ten
     """
     if not getattr(denoiser, "unnormalised_scores", False):
         return torch.ones(len(hidden), dtype=torch.float64)
-    no_draw = hidden.new_empty(len(hidden))
+    no_draw = torch.empty(len(hidden), dtype=torch.float64)
     sums = [logits.double().logsumexp(-1) for logits, _, _ in tiles(denoiser, hidden, no_draw)]
     return torch.cat(sums).exp().cpu()
 
@@ -104,7 +104,8 @@ def analytic(
         texts = (rows // length).unique()
         times = t.expand(len(texts))
         begun = network.blank_texts(free)[rows // length] & (index == 0)
-        hidden = network.ask(rows, texts, times, begun)
+        told = 1 - schedule.alpha(times)
+        hidden = network.ask(rows, texts, told, begun)
         rho = reveal_probability(schedule.alpha(t), schedule.alpha(s))
         revealed = (total_score(denoiser, hidden) * rho).clamp_max(1) if index < last else 1.0
         chance_masked.view(-1)[rows] *= 1 - revealed
@@ -114,6 +115,6 @@ def analytic(
         text = network.text_of(there) if transform.repetition_penalty != 1 else None
         level = v.flatten()[chosen].to(level_device(z.device))
         tokens = decode(denoiser, hidden[now.to(z.device)], level, transform, text)
-        network.put(there, tokens)
+        network.put(chosen, there, tokens)
         masked.view(-1)[chosen] = False
         yield Step(index, texts, times, there, tokens)

@@ -24,7 +24,7 @@ class AncestralSettings:
             does. "even" reveals equal numbers (to within one), "cosine" few at first and many at
             the end: after step k of T a share cos(pi k / 2T) is still masked (MaskGIT, 2202.04200).
             Both take the positions in random order.
-        schedule: alpha(t), by name; with fixed counts it only says which t a denoiser is told.
+        schedule: alpha(t), by name; with fixed counts it only says which times the steps name.
 
     Raises:
         ValueError: If one lies outside its range.
@@ -103,17 +103,18 @@ def plan_ancestral(
     free: Bool[Tensor, "B L"], u: Float64[Tensor, "B L"], settings: AncestralSettings
 ) -> Plan:
     """Who is revealed when: in the order of u, the largest first."""
-    steps, schedule = settings.steps, schedule_of(settings.schedule)
+    steps, schedule, told = settings.steps, schedule_of(settings.schedule), None
     if settings.counts == "process":
         when = reveal_steps(u, steps, schedule)
         times = grid(steps)[:-1].expand(len(u), -1)
+        told = 1 - schedule.alpha(times)
     else:
         total = free.sum(1, keepdim=True)
         masked = still_masked(total, steps, settings.counts)
         when = fixed_steps(ranks(u, free), masked)
         share = masked[:, :-1].double() / total.clamp_min(1)
         times = schedule.time(1 - share)
-    return Plan(torch.where(free, when, -1), times)
+    return Plan(torch.where(free, when, -1), times, told)
 
 
 def ancestral(

@@ -294,14 +294,14 @@ def confidence(
         t = (canvas.masked.sum(1).double() / total)[texts]
         there = rows.to(z.device)
         begun = network.blank_texts(free)[rows // length] & (index == 0)
-        hidden = network.ask(rows, texts, t, begun)
+        hidden = network.ask(rows, texts, None, begun)  # its order is not the process's
         level = v.flatten()[rows].to(level_device(z.device))
         text = network.text_of(there) if transform.repetition_penalty != 1 else None
         laws = _laws(denoiser, hidden, level, transform, text, score)
         chosen = _choose(canvas, is_open, canvas.in_turn(is_open), laws, settings)
         now = chosen.flatten()[rows]
         revealed, tokens = there[now.to(z.device)], laws.tokens[now.to(z.device)]
-        network.put(revealed, tokens)
+        network.put(rows[now], revealed, tokens)
         canvas.masked &= ~chosen
         canvas.taken[texts] += 1
         yield Step(index, texts, t, revealed, tokens)

@@ -21,7 +21,7 @@ class DilatedSettings:
         steps: N. A text with fewer free positions than N takes as many passes as it has.
         stratified: Instead of one residue, a step takes one position at random out of each run of
             N neighbours: between the dilated and the random order.
-        schedule: alpha(t), by name: it says which t a denoiser is told, and changes nothing else.
+        schedule: alpha(t), by name: it says which times the steps name, and changes nothing else.
 
     Raises:
         ValueError: If one lies outside its range.

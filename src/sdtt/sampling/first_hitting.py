@@ -19,7 +19,7 @@ class FirstHittingSettings:
 
     Attributes:
         tokens_per_pass: n; with 1 there is no discretisation of time at all.
-        schedule: alpha(t), by name: it says which t a denoiser is told, and changes nothing else.
+        schedule: alpha(t), by name: it says which times the steps name, and changes nothing else.
 
     Raises:
         ValueError: If one lies outside its range.
@@ -45,7 +45,7 @@ def plan_first_hitting(
     # the network is asked when the first of the group is due
     hits = u.masked_fill(~free, 0.0).sort(1, descending=True).values
     hits = hits[:, :: settings.tokens_per_pass][:, :passes]
-    return Plan(when, schedule_of(settings.schedule).time(1 - hits))
+    return Plan(when, schedule_of(settings.schedule).time(1 - hits), told=hits)
 
 
 def first_hitting(

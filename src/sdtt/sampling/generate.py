@@ -1,5 +1,7 @@
 """From a model to texts: batches, a seed for each sample, strings."""
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -8,9 +10,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from sdtt.diffusion.denoiser import Denoiser, as_denoiser
+from sdtt.diffusion.denoiser import Denoiser, as_denoiser, follows_order
 from sdtt.diffusion.uniforms import uniforms
 from sdtt.sampling.canvas import encoded_canvas, pad_id_of
+from sdtt.sampling.network import by_cache
 from sdtt.sampling.reveal import Step, first_stop
 from sdtt.sampling.settings import SampleSettings, settings_for
 
@@ -19,6 +22,9 @@ NUMBERS_A_TOKEN = 16
 
 HOST_BYTES = 2**28
 """What the activations of a pass may take on a CPU: more texts a pass gain nothing there."""
+
+CACHE_HOST_BYTES = 2**30
+"""The same where a cache is kept: passes are small, so that more texts share the weights."""
 
 
 @contextmanager
@@ -43,9 +49,43 @@ def texts_a_pass(denoiser: Denoiser, length: int, device: torch.device) -> int:
         device: On an accelerator a quarter of its free memory is used.
     """
     weight = denoiser.head.weight
-    budget = HOST_BYTES if device.type == "cpu" else _free_bytes(device) // 4
-    each = length * weight.shape[1] * NUMBERS_A_TOKEN * weight.element_size()
+    kept = cache_bytes(denoiser, length)
+    host = CACHE_HOST_BYTES if kept else HOST_BYTES
+    budget = host if device.type == "cpu" else _free_bytes(device) // 4
+    each = kept + length * weight.shape[1] * NUMBERS_A_TOKEN * weight.element_size()
     return max(1, budget // max(each, 1))
+
+
+def cache_bytes(denoiser: Denoiser, length: int) -> int:
+    """Memory of the keys and values of one text; 0 of a denoiser that keeps none."""
+    if not follows_order(denoiser) or not hasattr(denoiser, "reveal_cache_bytes"):
+        return 0
+    return int(denoiser.reveal_cache_bytes(length))
+
+
+def check_cache(denoiser: Denoiser, texts: int, length: int, device: torch.device) -> None:
+    """Refuses a cache that cannot be held, before the first pass.
+
+    Raises:
+        ValueError: If it takes more memory than there is.
+    """
+    needed = texts * cache_bytes(denoiser, length)
+    if needed == 0:
+        return
+    there = _host_bytes() if device.type == "cpu" else _free_bytes(device)
+    if needed > there:
+        raise ValueError(
+            f"the cache of {texts} texts of {length} tokens takes {needed / 2**30:.1f} GiB, and "
+            f"{there / 2**30:.1f} GiB are there: lower batch_size"
+        )
+
+
+def _host_bytes() -> int:
+    """Memory of the machine."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not every system tells
+        return sys.maxsize
 
 
 def _free_bytes(device: torch.device) -> int:
@@ -94,6 +134,7 @@ def sample(
     as_denoiser(denoiser)
     chosen = SampleSettings(**settings)
     run, transform = chosen.chosen(), chosen.transform()
+    network = by_cache(denoiser, chosen.cache)
     if chosen.compile:
         compile_network(denoiser)
     if attention_mask is not None:
@@ -102,7 +143,8 @@ def sample(
     length = canvas.shape[1]
     if canvas.numel() == 0:
         return filled
-    size = chosen.batch_size or texts_a_pass(denoiser, length, canvas.device)
+    size = chosen.batch_size or texts_a_pass(network, length, canvas.device)
+    check_cache(network, min(size, len(canvas)), length, canvas.device)
     with evaluating(denoiser):
         for first in range(0, len(canvas), size):
             z = canvas[first : first + size]
@@ -112,7 +154,7 @@ def sample(
             v = uniforms(chosen.seed, "sample/token", names, length)
             part = filled[first : first + size].view(-1)
             for step in run(
-                denoiser, z, u=u, v=v,
+                network, z, u=u, v=v,
                 transform=transform, attention_mask=real, stop_ids=stop_ids,
             ):  # fmt: skip
                 part[step.rows] = step.tokens

@@ -202,7 +202,7 @@ class DiffusionGenerationMixin:
         generation_config: DiffusionGenerationConfig | None = None,
         streamer: BaseStreamer | None = None,
         **overrides: Any,
-    ) -> DiffusionGenerationOutput | Int[Tensor, "B L"]:
+    ) -> DiffusionGenerationOutput | Int[Tensor, "N L"]:
         """Samples texts behind, between or without prompts.
 
         A prompt is followed by MASK up to ``max_length`` (the model's length by default) or by

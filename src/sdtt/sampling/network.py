@@ -1,13 +1,14 @@
 """A denoiser over one batch: what a pass may leave out, and tokens from its hidden rows."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from sdtt.diffusion.categorical import Transform, draw
-from sdtt.diffusion.denoiser import Denoiser, filled
+from sdtt.diffusion.denoiser import Denoiser, filled, follows_order
 
 TILE_NUMBERS = 2**22
 """Numbers of a tile of logits: 32 MiB in float64, so that a pass needs no (rows, V) tensor."""
@@ -19,8 +20,10 @@ class Network:
     * Texts without an asked row drop out of the pass.
     * A text in which nothing is visible has the same hidden rows as any other such text of its
       length and time: they are computed once. Where the denoiser says ``blank_is_uniform``, all
-      positions of such a text are alike at any time (every value that attention averages is the
-      same), and one token is enough.
+      positions of such a text are alike (every value that attention averages is the same), and one
+      token is enough: once, or where the denoiser ``is_told_time`` once for each time.
+    * A denoiser whose law follows the order of revelation keeps a cache, where it offers one: a
+      pass takes what became visible since the last one and the asked rows.
 
     Args:
         denoiser: p(x_i | z).
@@ -40,7 +43,17 @@ class Network:
         self.batch, self.length = z.shape
         self._uniform: bool = getattr(denoiser, "blank_is_uniform", False)
         self._fixed_shapes: bool = getattr(denoiser, "is_compiled", False)
+        self._is_told_time: bool = getattr(denoiser, "is_told_time", False)
         self._blank_row: Tensor | None = None
+        self._order = torch.zeros_like(self.canvas) if follows_order(denoiser) else None
+        self._puts = 0
+        self._cached: Any = None
+        if self._order is not None and hasattr(denoiser, "reveal_cache"):
+            self._cached = denoiser.reveal_cache(*z.shape)
+            visible = self.canvas != denoiser.mask_token_id
+            if attention_mask is not None:
+                visible &= attention_mask
+            self._unseen = visible.cpu().flatten()
 
     def blank_texts(self, free: Bool[Tensor, "B L"]) -> Bool[Tensor, " B"]:
         """In which texts nothing is visible, so that their first pass can be shared; on the CPU."""
@@ -49,9 +62,22 @@ class Network:
         real = self.attention_mask.cpu()
         return (free == real).all(1) & (self._uniform | real.all(1))
 
-    def put(self, rows: Int[Tensor, " N"], tokens: Int[Tensor, " N"]) -> None:
-        """Makes tokens visible."""
-        self.canvas.view(-1)[rows] = tokens
+    def put(
+        self, rows: Int[Tensor, " N"], there: Int[Tensor, " N"], tokens: Int[Tensor, " N"]
+    ) -> None:
+        """Makes tokens visible.
+
+        Args:
+            rows: Flat indices into B*L, on the CPU.
+            there: The same, where the canvas is.
+            tokens: What they become.
+        """
+        self.canvas.view(-1)[there] = tokens
+        self._puts += 1
+        if self._order is not None:
+            self._order.view(-1)[there] = self._puts
+        if self._cached is not None:
+            self._unseen[rows] = True
 
     def text_of(self, rows: Int[Tensor, " N"]) -> Int[Tensor, "N L"]:
         """The text of each row, as it stands; padding reads as MASK, which no penalty counts."""
@@ -61,36 +87,43 @@ class Network:
         return text[rows // self.length]
 
     def blank_hidden(
-        self, positions: Int[Tensor, " N"], t: Float64[Tensor, " N"]
+        self, positions: Int[Tensor, " N"], t: Float64[Tensor, " N"] | None
     ) -> Float[Tensor, "N D"]:
         """Hidden rows of texts in which nothing is visible, at positions and times on the CPU."""
         mask_id = self.denoiser.mask_token_id
-        if self._uniform:
+        if self._uniform and (t is None or not self._is_told_time):
             if self._blank_row is None:
                 self._blank_row = self.denoiser.hidden(self.canvas.new_full((1, 1), mask_id))
             return self._blank_row.expand(len(positions), -1)
-        times, which = t.unique(return_inverse=True)  # one text for each time
-        wanted, where = (which * self.length + positions).unique(return_inverse=True)
-        blank = self.canvas.new_full((len(times), self.length), mask_id)
-        hidden = self.denoiser.hidden(blank, wanted, t=self._on_device(times.float()))
+        times, which = None, torch.zeros_like(positions)
+        if t is not None:
+            times, which = t.unique(return_inverse=True)  # one text for each time
+        length = 1 if self._uniform else self.length
+        wanted, where = (which * length + positions % length).unique(return_inverse=True)
+        blank = self.canvas.new_full((1 if times is None else len(times), length), mask_id)
+        hidden = self.denoiser.hidden(blank, wanted, t=self._told(times))
         return hidden[self._on_device(where)]
 
     def hidden(
         self,
         rows: Int[Tensor, " N"],
         texts: Int[Tensor, " K"],
-        t: Float64[Tensor, " K"],
+        t: Float64[Tensor, " K"] | None,
     ) -> Float[Tensor, "N D"]:
         """Hidden rows by a pass over some texts of the batch.
 
         Args:
             rows: Flat indices into B*L, on the CPU.
             texts: The texts that own them, ascending, on the CPU.
-            t: The time of each of these texts.
+            t: What the denoiser is told of each of these texts, if anything.
         """
+        if self._cached is not None:
+            return self._hidden_by_cache(rows, texts)
         everyone = len(texts) == self.batch
         if self._fixed_shapes:
-            texts, t = filled(texts, self.batch), filled(t, self.batch)
+            texts = filled(texts, self.batch)
+            t = None if t is None else filled(t, self.batch)
+        order = self._order
         if everyone:
             z, mask, local = self.canvas, self.attention_mask, rows
         else:
@@ -100,13 +133,25 @@ class Network:
             owner = torch.zeros(self.batch, dtype=torch.long)
             owner[texts.flip(0)] = torch.arange(len(texts)).flip(0)  # of equal ones the first
             local = owner[rows // self.length] * self.length + rows % self.length
-        return self.denoiser.hidden(z, local, attention_mask=mask, t=self._on_device(t.float()))
+            order = None if order is None else order[chosen]
+        seen = {} if order is None else {"revealed": order}
+        return self.denoiser.hidden(z, local, attention_mask=mask, t=self._told(t), **seen)
+
+    def _hidden_by_cache(
+        self, rows: Int[Tensor, " N"], texts: Int[Tensor, " K"]
+    ) -> Float[Tensor, "N D"]:
+        """The same, where the visible tokens that a pass has seen need not be computed again."""
+        new = self._unseen.nonzero().squeeze(-1)
+        new = new[torch.isin(new // self.length, texts)]
+        self._unseen[new] = False
+        hidden: Tensor = self._cached.hidden(self.canvas, new, rows, texts)
+        return hidden
 
     def ask(
         self,
         rows: Int[Tensor, " N"],
         texts: Int[Tensor, " K"],
-        t: Float64[Tensor, " K"],
+        t: Float64[Tensor, " K"] | None,
         begun: Bool[Tensor, " N"],
     ) -> Float[Tensor, "N D"]:
         """``hidden``, but rows of texts in which nothing is visible come from the shared pass.
@@ -114,23 +159,66 @@ class Network:
         Args:
             rows: Flat indices into B*L, on the CPU.
             texts: The texts that own them, ascending, on the CPU.
-            t: The time of each of these texts.
+            t: What the denoiser is told of each of these texts: 1 - alpha, the share that the
+                process has masked; None where it shall count.
             begun: Which rows are of texts in which nothing is visible.
         """
         if not bool(begun.any()):
             return self.hidden(rows, texts, t)
-        own = t[torch.searchsorted(texts, rows // self.length)]
-        shared = self.blank_hidden(rows[begun] % self.length, own[begun])
+        own = None if t is None else t[torch.searchsorted(texts, rows // self.length)][begun]
+        shared = self.blank_hidden(rows[begun] % self.length, own)
         rest = rows[~begun]
         if len(rest) == 0:
             return shared
         others = (rest // self.length).unique()
-        asked = self.hidden(rest, others, t[torch.searchsorted(texts, others)])
+        asked = self.hidden(
+            rest, others, None if t is None else t[torch.searchsorted(texts, others)]
+        )
         place = torch.cat([begun.nonzero(), (~begun).nonzero()]).squeeze(1).argsort()
         return torch.cat([shared, asked])[self._on_device(place)]
 
+    def _told(self, t: Tensor | None) -> Tensor | None:
+        """What a denoiser takes: float32, for not every device has float64."""
+        return None if t is None else self._on_device(t.float())
+
     def _on_device(self, x: Tensor) -> Tensor:
         return x.to(self.canvas.device, non_blocking=True)
+
+
+class WithoutCache:
+    """A denoiser that keeps no cache: every pass computes the whole text."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser = denoiser
+        self.mask_token_id, self.excluded_ids = denoiser.mask_token_id, denoiser.excluded_ids
+        self.hidden, self.head, self.logits = denoiser.hidden, denoiser.head, denoiser.logits
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is the denoiser's."""
+        if name.startswith("reveal_cache"):
+            raise AttributeError(name)
+        return getattr(self.denoiser, name)
+
+
+def by_cache(denoiser: Denoiser, cache: bool | None) -> Denoiser:
+    """The denoiser with its cache, or without.
+
+    Args:
+        denoiser: p(x_i | z).
+        cache: Whether there shall be one; None for wherever it can be.
+
+    Raises:
+        ValueError: If there shall be one and the denoiser has none.
+    """
+    if cache is False:
+        return WithoutCache(denoiser)
+    if cache and not follows_order(denoiser):
+        raise ValueError(
+            "a cache needs a model whose attention follows the order of revelation, and this "
+            f"{type(denoiser).__name__} sees all of the text: train one from an MDLM, 'sdtt "
+            "pretrain --attention reveal_causal --init-from MODEL', or leave --cache out"
+        )
+    return denoiser
 
 
 def decode(

@@ -25,7 +25,7 @@ class Step:
     Attributes:
         index: Which of the sampler's steps, from 0.
         texts: The texts that took part, indices into B.
-        t: The time at which the network was asked, for each of these texts.
+        t: The time of the schedule at which the network was asked, for each of these texts.
         rows: Flat indices into B*L of the revealed positions.
         tokens: What they became.
     """
@@ -44,10 +44,17 @@ class Plan:
     Attributes:
         when: The step that reveals each position, from 0; -1 where there is nothing to reveal.
         times: The time of each text at each step.
+        told: What a denoiser is told of each: 1 - alpha, the share that the process has masked by
+            then. None where steps follow no process: then it counts the MASKs that there are.
     """
 
     when: Int[Tensor, "B L"]
     times: Float64[Tensor, "B T"]
+    told: Float64[Tensor, "B T"] | None = None
+
+    def told_of(self, texts: Int[Tensor, " K"], step: int) -> Float64[Tensor, " K"] | None:
+        """What a denoiser is told of some texts in a step."""
+        return None if self.told is None else self.told[texts, step]
 
 
 def free_positions(
@@ -170,8 +177,9 @@ def carry_out(
             if len(rows) == 0:
                 continue
             t = plan.times[step.texts, step.index]
-        tokens = _reveal(network, step, rows, level, t, transform)
-        network.put(rows, tokens)
+        told = plan.told_of(step.texts, step.index)
+        tokens = _reveal(network, step, rows, level, told, transform)
+        network.put(step.rows, rows, tokens)
         yield Step(step.index, step.texts, t, rows, tokens)
 
 
@@ -190,10 +198,15 @@ def _without(
 
 
 def _reveal(
-    network: Network, each: _Pass, rows: Tensor, level: Tensor, t: Tensor, transform: Transform
+    network: Network,
+    each: _Pass,
+    rows: Tensor,
+    level: Tensor,
+    told: Tensor | None,
+    transform: Transform,
 ) -> Tensor:
     """The tokens of one pass."""
     begun = torch.arange(len(rows)) < each.blank
-    hidden = network.ask(each.rows, each.texts, t, begun)
+    hidden = network.ask(each.rows, each.texts, told, begun)
     text = network.text_of(rows) if transform.repetition_penalty != 1 else None
     return decode(network.denoiser, hidden, level, transform, text)

@@ -109,6 +109,13 @@ class SampleSettings:
             "help": "texts a pass; as many as memory is wise for by default; changes no text"
         },
     )
+    cache: bool | None = field(
+        default=None,
+        metadata={
+            "help": "keep keys and values of visible tokens; where the model's attention allows it "
+            "by default"
+        },
+    )
     compile: bool = field(
         default=False, metadata={"help": "compile the network with torch.compile"}
     )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+import torch
 from transformers import (
     TrainingArguments,
 )
@@ -162,6 +163,11 @@ class StreamConfig(TrainingArguments):
             return self.global_batch_size
         micro_batch: int = self.per_device_train_batch_size
         return micro_batch * self.world_size * self.gradient_accumulation_steps
+
+
+def gpu_precision(args: StreamConfig) -> str:
+    """What the products of the networks would be rounded to on a GPU, for ``peak_rate``."""
+    return precision_of(bf16=args.bf16, fp16=args.fp16, device=torch.device("cuda"))
 
 
 def peak_of(args: StreamConfig) -> Peak:

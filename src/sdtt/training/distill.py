@@ -226,7 +226,10 @@ class SDTTTrainer(StreamTrainer):
         if len(rows):
             times = self.time_grid(noise.t, now.dt, now.teacher_steps, self.schedule)
             with self._precision():
-                target = rollout(teacher, z, noise.u, noise.v, times, self.schedule, real).hidden
+                seen = noise.order_for(self.acting, z.device).get("revealed")
+                target = rollout(
+                    teacher, z, noise.u, noise.v, times, self.schedule, real, seen
+                ).hidden
         else:
             target = teacher.head.weight[:0]
         with self._precision():
@@ -247,7 +250,11 @@ class SDTTTrainer(StreamTrainer):
                 temperature=self.args.divergence_temperature,
             )
 
-        loss: Tensor = model(input_ids=z, attention_mask=real, rows=rows, objective=objective).loss
+        told = noise.told(self.schedule).to(x.device)
+        order = noise.order_for(self.accelerator.unwrap_model(self.model), x.device)
+        loss: Tensor = model(
+            input_ids=z, attention_mask=real, t=told, rows=rows, objective=objective, **order
+        ).loss
         return loss
 
     def _follow_rounds(self) -> None:

@@ -17,14 +17,13 @@ from sdtt.training.flops import (
     shape_of,
     training_flops,
 )
+from sdtt.training.gpu_hours import HOUR, GpuHours
 from sdtt.training.memory import Memory, checkpoint_bytes, memory_of
 from sdtt.training.peak import Peak
 from sdtt.training.pretrain import MDLMTrainer
 from sdtt.training.probe import Probe
 from sdtt.training.sdtt_config import SDTTConfig
 from sdtt.training.sharing import accumulation_steps
-
-HOUR = 3600.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,7 @@ class Estimate:
         peak: The rate of a device.
         basis: What the hours are estimated from, in words.
         probe: None where there was none.
+        gpus: The hours of GPUs that were asked for.
     """
 
     parameters: int
@@ -81,6 +81,7 @@ class Estimate:
     peak: Peak
     basis: str = "nothing: no probe, and no share of the peak rate assumed"
     probe: Probe | None = None
+    gpus: tuple[GpuHours, ...] = ()
 
     @property
     def updates(self) -> int:

@@ -20,7 +20,7 @@ from torch import nn
 
 from sdtt.diffusion.noise import Schedule
 from sdtt.models.adapters import network_of
-from sdtt.models.blocks import ConstantCondition, Modulation
+from sdtt.models.blocks import Condition, Modulation
 from sdtt.models.causal import CausalLM
 from sdtt.training.rounds import Round
 
@@ -73,7 +73,7 @@ def shape_of(model: Any) -> Network:
     once = {
         id(part)
         for module in modules
-        if isinstance(module, ConstantCondition | Modulation)
+        if isinstance(module, Condition | Modulation)
         for part in module.modules()
     }
     body = [

@@ -32,6 +32,10 @@ DEVICES: tuple[tuple[str, float, float, float], ...] = (
 data sheets; the first name that occurs counts."""
 
 
+GPUS = tuple(pattern.replace(r"\b", "") for pattern, *_ in DEVICES)
+"""The names, as a user gives them."""
+
+
 @dataclass(frozen=True)
 class Peak:
     """The rate of a device.
@@ -68,7 +72,7 @@ def peak_rate(
         name = torch.cuda.get_device_name(device)
     name = name or device.type
     for pattern, low, tf32, full in DEVICES:
-        if re.search(pattern, name):
+        if re.search(pattern, name, re.IGNORECASE):
             rate = {"tf32": tf32, "float32": full}.get(precision, low)
             return Peak(rate * TERA, f"{rate:g} TFLOP/s of {name} in {precision}, data sheet")
     return Peak(None, f"the rate of {name} is not known here: give peak_tflops")

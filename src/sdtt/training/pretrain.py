@@ -1,7 +1,7 @@
 """Pretraining: the masked model by its NELBO, the causal one by its likelihood."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from sdtt.models.blocks import BlocksModel
 from sdtt.training.config import StreamConfig
 from sdtt.training.finite import Batch
 from sdtt.training.flops import Flops, masked_share
-from sdtt.training.stream import is_real
+from sdtt.training.stream import DILATED_STEPS, Noise, in_dilated_orders, is_real
 from sdtt.training.trainer import StreamTrainer
 
 
@@ -32,6 +32,13 @@ class PretrainConfig(StreamConfig):
         default=1 / 3, metadata={"help": "share of the updates, at the end, of linear decay to 0"}
     )
     adam_beta2: float = field(default=0.98, metadata={"help": "AdamW's second beta"})
+    noise_order: Literal["random", "dilated"] = field(
+        default="random",
+        metadata={
+            "help": "mdlm: masks of the process, or those that dilated orders of "
+            f"{', '.join(map(str, DILATED_STEPS))} steps meet"
+        },
+    )
     lr_scheduler_type: SchedulerType | str = field(
         default="warmup_stable_decay", metadata={"help": "law of the learning rate"}
     )
@@ -39,6 +46,8 @@ class PretrainConfig(StreamConfig):
     def __post_init__(self) -> None:
         """Warm-up, constant, linear decay to 0."""
         super().__post_init__()
+        if self.noise_order not in ("random", "dilated"):
+            raise ValueError(f"noise_order must be 'random' or 'dilated', got {self.noise_order!r}")
         if not 0 <= self.decay_share <= 1:
             raise ValueError(f"decay_share must lie in [0, 1], got {self.decay_share}")
         warmup = self.get_warmup_steps(self.max_steps)
@@ -63,9 +72,18 @@ class MDLMTrainer(StreamTrainer):
 
     smallest_time = SMALLEST_TIME
 
+    args: PretrainConfig
+
     def items(self, x: Tensor, places: list[int]) -> int:
         """Tokens."""
         return self.tokens_of(places, x.shape[1])
+
+    def noise(self, places: list[int], length: int) -> Noise:
+        """The noise of the texts at these places, of the process or of dilated orders."""
+        noise = super().noise(places, length)
+        if self.args.noise_order == "random":
+            return noise
+        return in_dilated_orders(noise, self.schedule)
 
     def lessons(self, x: Tensor, places: list[int], items: int) -> int:  # noqa: ARG002
         """Masked positions."""
@@ -97,7 +115,11 @@ class MDLMTrainer(StreamTrainer):
 
         z = mask(x, masked, denoiser.mask_token_id)
         real = noise.attention_mask(x.device)
-        loss: Tensor = model(input_ids=z, attention_mask=real, rows=rows, objective=objective).loss
+        told = noise.told(self.schedule).to(x.device)
+        order = noise.order_for(denoiser, x.device)
+        loss: Tensor = model(
+            input_ids=z, attention_mask=real, t=told, rows=rows, objective=objective, **order
+        ).loss
         return loss
 
 

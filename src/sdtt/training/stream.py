@@ -5,15 +5,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float64, Int, Int64
+from jaxtyping import Bool, Float32, Float64, Int, Int64
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from sdtt.data.stream_state import StreamState
 from sdtt.data.streaming import StreamedBlocks
-from sdtt.diffusion.noise import Schedule, is_masked, stratified_times
+from sdtt.diffusion.denoiser import follows_order
+from sdtt.diffusion.noise import Schedule, is_masked, revealed_in, stratified_times
 from sdtt.diffusion.uniforms import permutation, uniforms
 from sdtt.sampling.dilated import refined_order
+
+DILATED_STEPS = (4, 8, 16, 32)
+"""The numbers of steps whose masks a model meets that is trained on dilated orders."""
 
 REMEMBERED = 64
 """Updates whose texts a stream can still tell, for those who look for a fault."""
@@ -137,12 +141,14 @@ class Noise:
         u: When each position is masked and revealed.
         v: What a teacher draws at it.
         lengths: How many tokens of each text are real; what follows them is padding.
+        steps: In how many steps what is visible was revealed, for a law that follows the order.
     """
 
     t: Float64[Tensor, " B"]
     u: Float64[Tensor, "B L"]
     v: Float64[Tensor, "B L"]
     lengths: Int64[Tensor, " B"]
+    steps: Int64[Tensor, " B"]
 
     @property
     def real(self) -> Bool[Tensor, "B L"]:
@@ -152,6 +158,16 @@ class Noise:
     def masked(self, schedule: Schedule) -> Bool[Tensor, "B L"]:
         """Which positions are MASK at time t; padding never is."""
         return is_masked(self.u, self.t, schedule) & self.real
+
+    def told(self, schedule: Schedule) -> Float32[Tensor, " B"]:
+        """1 - alpha(t): what a student that is told the time is told of each text."""
+        return (1 - schedule.alpha(self.t)).float()
+
+    def order_for(self, denoiser: object, device: torch.device) -> dict[str, Tensor]:
+        """``revealed`` for a denoiser whose law follows the order; nothing for any other."""
+        if not follows_order(denoiser):
+            return {}
+        return {"revealed": revealed_in(self.u, self.steps).to(device)}
 
     def attention_mask(self, device: torch.device) -> Bool[Tensor, "B L"] | None:
         """``real`` where there is padding; None where there is none, for attention is faster so."""
@@ -177,7 +193,28 @@ def in_dilated_order(noise: Noise, steps: int, parts: int, schedule: Schedule) -
     left = (noise.t * steps).floor().clamp(0, steps - 1) + 1
     when = refined_order(noise.u, noise.real, steps, parts)
     revealed_at = 1 - (when.double() + 0.5) / (steps * parts)
-    return replace(noise, t=left / steps, u=1 - schedule.alpha(revealed_at))
+    return replace(
+        noise,
+        t=left / steps,
+        u=1 - schedule.alpha(revealed_at),
+        steps=torch.full_like(noise.steps, steps),
+    )
+
+
+def in_dilated_orders(noise: Noise, schedule: Schedule) -> Noise:
+    """The same of N in ``DILATED_STEPS``, whose turn it is by the lower bits of the time."""
+    turn = ((noise.t * 2**20).frac() * len(DILATED_STEPS)).long()
+    found = noise
+    for index, steps in enumerate(DILATED_STEPS):
+        own = in_dilated_order(noise, steps, 1, schedule)
+        here = turn == index
+        found = replace(
+            found,
+            t=torch.where(here, own.t, found.t),
+            u=torch.where(here[:, None], own.u, found.u),
+            steps=torch.where(here, own.steps, found.steps),
+        )
+    return found
 
 
 def is_real(lengths: Int64[Tensor, " B"], length: int) -> Bool[Tensor, "B {length}"]:
@@ -236,9 +273,11 @@ def noise_of(
         [int(strata[update][index]) for update, index in names], dtype=torch.int64
     )
     within = uniforms(seed, f"{purpose}time", names, 1).squeeze(1)
+    parts = uniforms(seed, f"{purpose}steps", names, 1).squeeze(1)
     return Noise(
         t=stratified_times(within, own, batch, smallest_time),
         u=uniforms(seed, f"{purpose}mask", names, length),
         v=uniforms(seed, f"{purpose}rollout", names, length),
         lengths=lengths_of(places, length=length, batch=batch, seed=seed, share=variable_length),
+        steps=2 ** (parts * (length.bit_length())).long(),  # 1, 2, 4, ..., each as likely
     )

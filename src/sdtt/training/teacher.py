@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sdtt.diffusion.denoiser import Denoiser, as_denoiser
 from sdtt.models.adapters import network_of
 from sdtt.models.copying import copy_with
+from sdtt.models.sedd import UNTRAINABLE
 
 DTYPES: dict[str, torch.dtype | None] = {
     "same": None,
@@ -80,10 +81,13 @@ def check_teacher(student: Any, teacher: Any, length: int) -> None:
         length: Tokens of a text.
 
     Raises:
-        ValueError: If one of them is no denoiser, their vocabularies differ, the texts are longer
-            than the teacher can read, or LoRA changes a head.
+        ValueError: If one of them is no denoiser, the student's scores are not normalised, their
+            vocabularies differ, the texts are longer than the teacher can read, or LoRA changes a
+            head.
     """
     sides = as_denoiser(student), as_denoiser(teacher)
+    if getattr(student, "unnormalised_scores", False):
+        raise ValueError(f"a {type(student).__name__} cannot be a student: {UNTRAINABLE}")
     mine, its = (_vocabulary(side) for side in sides)
     if mine != its:
         raise ValueError(

@@ -1,0 +1,174 @@
+"""A model that keeps a cache: against passes over the whole text, and against autoregression.
+
+    python benchmarks/caching.py                                  # minutes: small, 8 and 32 steps
+    python benchmarks/caching.py --full --output results/caching
+
+Weights are random: time does not depend on them. All sides have one shape and dtype, draw 1,024
+tokens from nothing in float64, and take turns; medians are reported. The caching side is timed in
+whole generations. A pass of the whole text costs the same in every step, so there the median of a
+few passes counts times their number, the first, which is shared, apart.
+"""
+
+import argparse
+import json
+import time
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from parts.autoregression import autoregressive, causal_twin
+from parts.floors import matmul_rate
+from parts.networks import DTYPES, network
+from parts.record import machine, names, numbers, table
+
+import sdtt
+from sdtt.diffusion.categorical import Transform
+from sdtt.diffusion.uniforms import uniforms
+from sdtt.evaluation.timing import wait
+from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
+from sdtt.models.pack import pack
+from sdtt.sampling.canvas import canvas_of
+from sdtt.sampling.dilated import DilatedSettings, dilated
+
+COLUMNS = {
+    "model": "size",
+    "dtype": "dtype",
+    "batch": "batch",
+    "steps": "steps",
+    "cached, s": "cached",
+    "whole passes, s": "whole",
+    "AR, s": "ar",
+    "AR compiled, s": "ar_compiled",
+    "whole / cached": "over_whole",
+    "best AR / cached": "over_ar",
+    "floor / cached": "floor_over_measured",
+    "cache, MiB": "cache_mib",
+}
+
+
+def follower_of(model: MDLMForMaskedLM) -> MDLMForMaskedLM:
+    """The same weights, with attention that follows the order of revelation."""
+    config = MDLMConfig(**model.config.shape | {"attention": "reveal_causal"})
+    with torch.device("meta"):
+        follower = MDLMForMaskedLM(config)
+    follower.load_state_dict(model.state_dict(), assign=True)
+    follower.tie_weights()
+    return follower.eval()
+
+
+def cached_flops(model: MDLMForMaskedLM, length: int, steps: int) -> float:
+    """Multiply-adds times two of one text.
+
+    Every token is computed once masked and once visible, but for those of the last step; attention
+    sees half of the text in the mean, and the head has every token once.
+    """
+    config = model.config
+    width, tokens = config.hidden_dim, length * (2 - 1 / steps)
+    block = tokens * (24 * width**2 + 2 * 2 * width * length / 2)
+    return config.n_blocks * block + 2 * length * width * config.vocab_size
+
+
+@torch.no_grad()
+def generation(model: MDLMForMaskedLM, batch: int, steps: int) -> float:
+    """Seconds of one whole generation."""
+    canvas = canvas_of(model, model.config.model_length, batch).to(model.device)
+    wait(model.device)
+    start = time.perf_counter()
+    sdtt.sample(model, canvas, sampler="dilated", steps=steps, batch_size=batch)
+    wait(model.device)
+    return time.perf_counter() - start
+
+
+@torch.no_grad()
+def passes(model: MDLMForMaskedLM, batch: int, count: int) -> tuple[float, list[float]]:
+    """Seconds of the first step of a dilated order of 32, and of the next ``count``."""
+    length = model.config.model_length
+    canvas = canvas_of(model, length, batch).to(model.device)
+    u, v = (uniforms(0, purpose, range(batch), length) for purpose in ("reveal", "token"))
+    taken = []
+    wait(model.device)
+    last = time.perf_counter()
+    steps = dilated(model, canvas, DilatedSettings(steps=32), u, v, transform=Transform())
+    for _ in islice(steps, 1 + count):
+        wait(model.device)
+        now = time.perf_counter()
+        taken.append(now - last)
+        last = now
+    return taken[0], taken[1:]
+
+
+def measure(size: str, dtype: str, batch: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each number of steps."""
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    plain = network(size, DTYPES[dtype], device)
+    cached, whole = follower_of(plain).for_inference(), plain.for_inference()
+    length, speed = plain.config.model_length, options.bandwidth
+    causal = pack(causal_twin(plain))
+    del plain
+    torch._dynamo.reset()
+    ar = {
+        name: autoregressive(causal, batch, 24, speed, compiled=name == "ar_compiled")["seconds"]
+        for name in ("ar", "ar_compiled")
+    }
+    rate = matmul_rate(cached, max(batch * length // 16, 32))
+    firsts: list[float] = []
+    others: list[float] = []
+    taken: dict[int, list[float]] = {steps: [] for steps in options.steps}
+    generation(cached, batch, 4)
+    passes(whole, batch, 1)
+    for _ in range(options.runs):
+        first, rest = passes(whole, batch, 2)
+        firsts.append(first)
+        others += rest
+        for steps, seconds in taken.items():
+            seconds.append(generation(cached, batch, steps))
+    rows = []
+    for steps, seconds in taken.items():
+        mine, other = median(seconds), median(firsts) + (steps - 1) * median(others)
+        floor = batch * cached_flops(cached, length, steps) / rate
+        rows.append(
+            {"size": size, "dtype": dtype, "batch": batch, "steps": steps}
+            | {"cached": mine, "whole": other, **ar}
+            | {"over_whole": other / mine, "over_ar": min(ar.values()) / mine}
+            | {"floor_over_measured": floor / mine, "matmul_tflops": rate / 1e12}
+            | {"cache_mib": batch * cached.reveal_cache_bytes(length) / 2**20}
+            | {"spread": [min(seconds), max(seconds)]}
+        )
+    return rows
+
+
+def main() -> None:
+    """Reads the options, measures, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=names, default=["small"])
+    parser.add_argument("--dtypes", type=names, default=["bfloat16"])
+    parser.add_argument("--batches", type=numbers, default=[1, 8])
+    parser.add_argument("--steps", type=numbers, default=[8, 32])
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--full", action="store_true", help="all steps and batches")
+    parser.add_argument("--output", type=Path, help="folder for caching.json and caching.md")
+    options = parser.parse_args()
+    if options.full:
+        options.steps, options.batches = [8, 16, 32, 64, 128, 256, 512, 1024], [1, 8, 32]
+    about = machine(torch.accelerator.current_accelerator() or torch.device("cpu"))
+    options.bandwidth = about["bandwidth_gb_s"] * 1e9
+    print(json.dumps(about, indent=1), flush=True)
+    rows = []
+    for size in options.sizes:
+        for dtype in options.dtypes:
+            for batch in options.batches:
+                rows += measure(size, dtype, batch, options)
+                print(table(rows[-len(options.steps) :], COLUMNS), flush=True)
+    if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
+        found = json.dumps({"machine": about, "rows": rows}, indent=1) + "\n"
+        (options.output / "caching.json").write_text(found)
+        lines = "\n".join(f"* {key}: {value}" for key, value in about.items())
+        text = f"# A cache that follows the order\n\n{lines}\n\n{table(rows, COLUMNS)}\n"
+        (options.output / "caching.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Checkpoints as others publish them: files, layouts, and the account of every key."""

@@ -1,0 +1,225 @@
+from dataclasses import dataclass, field
+
+import jaxtyping
+import pytest
+import torch
+
+from sdtt.diffusion.categorical import Transform
+from sdtt.diffusion.uniforms import uniforms
+from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
+from sdtt.models.reveal import RevealCache, reveal_mask
+from sdtt.sampling.dilated import DilatedSettings, plan_dilated
+from sdtt.sampling.generate import check_cache, sample
+from sdtt.sampling.network import by_cache
+from sdtt.sampling.reveal import carry_out, free_positions
+
+LENGTH, MASK = 12, 20
+
+
+def follower(seed=0, **changes):
+    """A small model whose attention follows the order, with weights that are not small."""
+    torch.manual_seed(seed)
+    shape = {"vocab_size": MASK + 1, "model_length": 16, "hidden_dim": 32, "n_blocks": 3}
+    shape |= {"n_heads": 4, "initializer_range": 0.3, "attention": "reveal_causal"}
+    return MDLMForMaskedLM(MDLMConfig(**shape | changes)).eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return follower()
+
+
+@pytest.fixture
+def unchecked():
+    """Without the check of annotations, through which torch.compile does not see."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def test_nobody_sees_a_mask_but_itself():
+    masked = torch.tensor([[False, True, True]])
+    sees = reveal_mask(masked, torch.zeros(1, 3, dtype=torch.long))[0, 0]
+    assert sees.tolist() == [[True, False, False], [True, True, False], [True, False, True]]
+
+
+def test_a_visible_token_sees_those_of_its_own_step_and_before():
+    revealed = torch.tensor([[1, 0, 1, 2]])
+    sees = reveal_mask(torch.zeros(1, 4, dtype=torch.bool), revealed)[0, 0].long()
+    assert sees.tolist() == [[1, 1, 1, 0], [0, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+
+
+def test_what_is_revealed_later_changes_no_visible_token(model):
+    x = torch.randint(0, MASK, (1, LENGTH), generator=torch.Generator().manual_seed(1))
+    order = torch.arange(LENGTH)[None]
+    changed = x.clone()
+    changed[0, 8:] = (x[0, 8:] + 1) % MASK
+    with torch.no_grad():
+        before, after = (model.hidden(each, revealed=order) for each in (x, changed))
+    torch.testing.assert_close(before[:8], after[:8], rtol=0, atol=0)
+    assert not torch.allclose(before[8:], after[8:])
+
+
+SAMPLERS = {
+    "dilated": {"steps": 4},
+    "ancestral": {"steps": 5},
+    "first_hitting": {},
+    "confidence": {"steps": 4},
+    "analytic": {"steps": 5},
+}
+
+
+def canvas_of(form):
+    """Texts of one prompt form, and their attention mask."""
+    ids = torch.full((4, LENGTH), MASK)
+    real = torch.ones_like(ids, dtype=torch.bool)
+    if form == "prefix":
+        ids[:, :3] = torch.arange(12).view(4, 3)
+    elif form == "infill":
+        ids[:, 2:4], ids[:, 9] = 5, 7
+    elif form == "ragged":
+        for row, size in enumerate((5, 12, 8, 3)):
+            ids[row, : row + 1] = row
+            ids[row, size:], real[row, size:] = 0, False
+    return ids, real
+
+
+@pytest.mark.parametrize("form", ["blank", "prefix", "infill", "ragged"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_cache_changes_no_text(model, sampler, form):
+    ids, real = canvas_of(form)
+    settings = {"sampler": sampler, "seed": 3, "attention_mask": real} | SAMPLERS[sampler]
+    told = sample(model, ids, cache=True, **settings)
+    assert torch.equal(told, sample(model, ids, cache=False, **settings))
+
+
+@dataclass(frozen=True)
+class Recorder(Transform):
+    """No change of the law, but it is written down."""
+
+    laws: list = field(default_factory=list)
+
+    def __call__(self, logits, text=None):
+        del text
+        self.laws.append(logits.log_softmax(-1))
+        return logits
+
+
+def laws_of(denoiser, ids, real, steps):
+    """The laws of all positions, in the order in which a dilated sampler asks for them."""
+    u, v = (uniforms(5, purpose, range(len(ids)), LENGTH) for purpose in "uv")
+    plan = plan_dilated(free_positions(denoiser, ids, real), u, DilatedSettings(steps=steps))
+    recorder = Recorder()
+    with torch.no_grad():
+        list(carry_out(denoiser, ids, plan, v, transform=recorder, attention_mask=real))
+    return torch.cat(recorder.laws)
+
+
+@pytest.mark.parametrize("form", ["blank", "prefix", "infill", "ragged"])
+@pytest.mark.parametrize("steps", [1, 3, 12])
+def test_a_cache_changes_no_law(model, form, steps):
+    ids, real = canvas_of(form)
+    plain, cached = (laws_of(by_cache(model, cache), ids, real, steps) for cache in (False, None))
+    torch.testing.assert_close(cached, plain, rtol=0, atol=1e-5)
+
+
+def test_a_folded_model_keeps_the_same_cache():
+    conditioned = follower(conditioning="constant", cond_dim=8)
+    with torch.no_grad():
+        for name, weight in conditioned.named_parameters():
+            if "adaLN" in name:
+                weight.normal_(std=0.3)
+    ids, real = canvas_of("prefix")
+    plain = laws_of(by_cache(conditioned, False), ids, real, 4)
+    torch.testing.assert_close(laws_of(conditioned.fold(), ids, real, 4), plain, rtol=0, atol=1e-4)
+
+
+def test_texts_that_reveal_nothing_take_no_part_in_a_pass(model):
+    ids, real = canvas_of("ragged")
+    whole = sample(model, ids, attention_mask=real, sampler="first_hitting", seed=1)
+    for row, size in enumerate(real.sum(1).tolist()):
+        alone = sample(
+            model, ids[row : row + 1, :size], sampler="first_hitting", seed=1, first_index=row
+        )
+        assert torch.equal(alone[0], whole[row, :size])
+
+
+def test_a_pass_computes_what_is_new_and_what_is_asked(model):
+    ids, _ = canvas_of("prefix")
+    widths = []
+    record = model.backbone.register_forward_pre_hook(
+        lambda _, inputs: widths.append(inputs[0].shape[1])
+    )
+    sample(model, ids, sampler="dilated", steps=3)
+    record.remove()
+    assert widths == [3 + 3, 3 + 3, 3 + 3]  # the prompt and a third of nine, then thirds
+
+
+def test_a_cache_of_bidirectional_attention_is_refused_with_the_way_out():
+    ids, _ = canvas_of("blank")
+    with pytest.raises(ValueError, match=r"sdtt pretrain --attention reveal_causal --init-from"):
+        sample(follower(attention="bidirectional"), ids, cache=True)
+
+
+def test_a_cache_takes_the_memory_that_is_told(model):
+    ids, _ = canvas_of("blank")
+    law = model.reveal_cache(4, LENGTH)
+    everything = torch.arange(LENGTH - 1)
+    with torch.no_grad():
+        law.hidden(ids, everything, torch.tensor([LENGTH - 1]), torch.tensor([0]))
+    kept = sum(part.nbytes for layer in law.cache.layers for part in layer)
+    assert kept == 4 * model.reveal_cache_bytes(LENGTH)
+
+
+def test_a_cache_that_does_not_fit_is_refused_before_the_first_pass(model):
+    with pytest.raises(ValueError, match=r"cache of 200000000 texts .* lower batch_size"):
+        check_cache(model, 200_000_000, LENGTH, torch.device("cpu"))
+
+
+class FewShapes(MDLMForMaskedLM):
+    """Says that it is compiled."""
+
+    is_compiled = True
+
+
+@pytest.mark.parametrize("form", ["blank", "prefix", "infill", "ragged"])
+@pytest.mark.parametrize("sampler", ["dilated", "first_hitting"])
+def test_filling_passes_up_to_few_shapes_changes_no_text(model, sampler, form):
+    few = FewShapes(model.config).eval()
+    few.load_state_dict(model.state_dict())
+    ids, real = canvas_of(form)
+    settings = {"sampler": sampler, "attention_mask": real, "seed": 2}
+    assert torch.equal(sample(few, ids, **settings), sample(model, ids, **settings))
+
+
+def test_a_compiled_network_meets_few_shapes():
+    cache = RevealCache(2, 64, torch.device("cpu"), few_shapes=True)
+    shapes = set()
+    for step in range(16):
+        new = (
+            torch.arange(4 * step, 4 * step) if step == 0 else torch.arange(4 * step - 4, 4 * step)
+        )
+        now = cache.plan(new, torch.arange(4 * step, 4 * step + 4), torch.tensor([0]))
+        shapes.add((*now.places.shape, now.sees.shape[-1]))
+    assert shapes == {(2, 8, reach) for reach in (16, 32, 48, 64)}
+
+
+@pytest.mark.slow  # each shape is compiled
+@pytest.mark.parametrize("sampler", ["dilated", "ancestral"])
+def test_a_compiled_network_with_a_cache_writes_the_same_texts(unchecked, sampler):
+    del unchecked
+    model, compiled = follower().double(), follower().double()
+    ids, real = canvas_of("ragged")
+    settings = {"sampler": sampler, "steps": 4, "attention_mask": real}
+    expected = sample(model, ids, **settings)
+    assert torch.equal(sample(compiled, ids, compile=True, **settings), expected)
+    assert compiled.is_compiled
+
+
+def test_a_packed_model_keeps_the_same_cache():
+    packed = follower().bfloat16().for_inference()
+    if not packed.is_packed:
+        pytest.skip("this processor packs no bfloat16")
+    ids, real = canvas_of("prefix")
+    laws = (laws_of(by_cache(packed, cache), ids, real, 1) for cache in (False, None))
+    torch.testing.assert_close(*laws, rtol=0, atol=0.1)

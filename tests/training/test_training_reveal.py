@@ -1,0 +1,118 @@
+"""Training of networks whose attention follows the order of revelation."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from sdtt.diffusion.noise import SCHEDULES, revealed_in
+from sdtt.training.pretrain import MDLMTrainer
+from sdtt.training.stream import DILATED_STEPS, in_dilated_orders, noise_of
+
+MASK = 19
+SEED = 3  # of which the texts of one update have visible tokens of several steps
+FOLLOWER = {"attention": "reveal_causal", "initializer_range": 0.5, "n_blocks": 3}
+
+
+def first_loss(output):
+    return json.loads((output / "metrics.jsonl").read_text().splitlines()[0])["loss"]
+
+
+def first_texts(trainer):
+    return torch.stack([trainer.stream[place]["input_ids"] for place in range(4)])
+
+
+def noise_of_first(smallest_time):
+    return noise_of(list(range(4)), length=8, batch=4, seed=SEED, smallest_time=smallest_time)
+
+
+def law(model, text, u, t, steps):
+    """p(. | z) of every position of one text at time t, written with steps from its uniforms."""
+    z = torch.where(u < t, MASK, text)
+    revealed = ((1 - u) * steps).floor().long()
+    with torch.no_grad():
+        logits = model(input_ids=z[None], revealed=revealed[None]).logits[0, :, :MASK]
+    return z == MASK, logits.double().softmax(-1)
+
+
+def test_the_steps_of_a_text_are_equal_shares_and_the_largest_uniform_comes_first():
+    u = torch.tensor([[0.99, 0.76, 0.74, 0.5, 0.26, 0.24, 0.0]])
+    assert revealed_in(u, torch.tensor([4])).tolist() == [[0, 0, 1, 2, 2, 3, 3]]
+
+
+def test_the_masked_loss_is_of_the_law_in_the_order_that_its_noise_says(tmp_path, runs):
+    model = runs.masked_model(**FOLLOWER)
+    trainer = runs.pretrainer(MDLMTrainer, tmp_path, model, max_steps=1, seed=SEED)
+    x, noise, expected = first_texts(trainer), noise_of_first(1e-3), 0.0
+    for text, t, u, steps in zip(x, noise.t, noise.u, noise.steps, strict=True):
+        masked, laws = law(model, text, u, t, steps)
+        for i in masked.nonzero().flatten().tolist():
+            expected -= math.log(laws[i, text[i]]) / t.item() / (4 * 8)
+    trainer.train()
+    assert first_loss(tmp_path) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_numbers_of_steps_are_powers_of_two_up_to_the_length_each_as_likely():
+    noise = noise_of(list(range(800)), length=8, batch=800, seed=0, smallest_time=0.0)
+    values, counts = noise.steps.unique(return_counts=True)
+    assert values.tolist() == [1, 2, 4, 8]
+    assert counts.min() > 200 - 4 * math.sqrt(200 * 3 / 4)
+
+
+def test_a_bidirectional_teacher_teaches_a_student_that_follows_the_order(tmp_path, runs):
+    student, teacher = runs.masked_model(0, **FOLLOWER), runs.masked_model(1, initializer_range=0.5)
+    trainer = runs.distiller(
+        tmp_path, student, teacher,
+        rounds=1, steps_per_round=1, start_steps=2, teacher_steps=1, seed=SEED,
+    )  # fmt: skip
+    values = []
+    noise = noise_of_first(0.0)
+    for text, t, u, steps in zip(first_texts(trainer), noise.t, noise.u, noise.steps, strict=True):
+        masked, q = law(student, text, u, t, steps)
+        with torch.no_grad():
+            z = torch.where(masked, MASK, text)
+            p = teacher(input_ids=z[None]).logits[0, :, :MASK].double().softmax(-1)
+        values += (q * (q.log() - p.log())).sum(-1)[masked].tolist()  # reverse KL
+    trainer.train()
+    assert first_loss(tmp_path) == pytest.approx(sum(values) / len(values), rel=1e-4)
+
+
+def test_a_student_that_follows_the_order_is_taught_by_itself_in_that_order(tmp_path, runs):
+    student = runs.masked_model(0, **FOLLOWER)
+    trainer = runs.distiller(
+        tmp_path, student,
+        rounds=1, steps_per_round=1, start_steps=2, teacher_steps=1,
+    )  # fmt: skip
+    trainer.train()
+    assert first_loss(tmp_path) == pytest.approx(0, abs=1e-9)  # one step of itself
+
+
+def test_what_a_teacher_draws_is_revealed_after_all_that_was_visible(tmp_path, runs):
+    student = runs.masked_model(0, **FOLLOWER)
+    trainer = runs.distiller(
+        tmp_path, student,
+        rounds=1, steps_per_round=1, start_steps=4, teacher_steps=2,
+    )  # fmt: skip
+    seen = []
+    hidden = trainer.acting.hidden
+
+    def watched(z, rows, **told):
+        seen.append((z, told["revealed"]))
+        return hidden(z, rows, **told)
+
+    trainer.acting.hidden = watched
+    trainer.train()
+    (_, before), (z, after) = seen[0], seen[1]
+    drawn = (z != MASK) & (after >= 8)
+    assert drawn.any()
+    assert bool((after[drawn] > before.max()).all())
+
+
+def test_dilated_orders_are_of_each_number_of_steps_and_keep_its_masks():
+    schedule = SCHEDULES["log_linear"]
+    process = noise_of(list(range(400)), length=32, batch=400, seed=0, smallest_time=1e-3)
+    noise = in_dilated_orders(process, schedule)
+    assert set(noise.steps.tolist()) == set(DILATED_STEPS)
+    for masked, steps in zip(noise.masked(schedule), noise.steps.tolist(), strict=True):
+        assert all(len(set(masked[r::steps].tolist())) == 1 for r in range(steps))
