@@ -24,7 +24,7 @@ SHAPES = {
 
 PRETRAINING = (
     *("one_gpu_hour_teacher", "cpu_evening_causal", "cpu_evening_teacher"),
-    *("pair_judge", "pair_start", "pair_teacher"),
+    *("pair_judge", "pair_start", "pair_teacher", "pair_caching"),
 )
 
 

@@ -195,12 +195,11 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
         Returns:
             ``loss`` if asked for, and ``logits`` (B, L, vocab_size), -inf at excluded ids.
         """
+        order = {} if revealed is None else {"revealed": revealed}
         if objective is not None:
-            hidden = self.hidden(
-                input_ids, rows, attention_mask=attention_mask, t=t, revealed=revealed
-            )
+            hidden = self.hidden(input_ids, rows, attention_mask=attention_mask, t=t, **order)
             return MaskedLMOutput(loss=objective(hidden, self.head))
-        hidden = self.hidden(input_ids, attention_mask=attention_mask, t=t, revealed=revealed)
+        hidden = self.hidden(input_ids, attention_mask=attention_mask, t=t, **order)
         loss = None
         if labels is not None:
             asked = (labels.flatten() != -100).nonzero().squeeze(-1)
