@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from sdtt.report.axes import short_number
 from sdtt.report.cells import read_cells
 from sdtt.report.curves import drawings
 from sdtt.report.drawing import as_csv
@@ -146,3 +147,8 @@ def test_best_of_n_is_drawn_of_plain_texts_of_the_last_student_in_the_best_sampl
     rows = data(drawn(found)["best_of"])
     assert {row["series"] for row in rows} == {"teacher", "round-2"}
     assert {round(float(row["value"]), 6) for row in rows} == {3.9, 3.8, 4.3, 4.2}
+
+
+def test_large_numbers_are_short_beside_an_axis():
+    numbers = [0.5, 2000, 250_000, 2.5e6]
+    assert [short_number(each) for each in numbers] == ["0.5", "2,000", "0.25M", "2.5M"]

@@ -49,7 +49,12 @@ def logarithmic_ticks(axes: Axes) -> None:
     few, many = (1, 2, 5), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
     axes.yaxis.set_major_locator(LogLocator(subs=few if high > 8 * low else many))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: short_number(y)))
+
+
+def short_number(number: float) -> str:
+    """A number that fits beside an axis: 0.5, 2,000, 2.5M."""
+    return f"{number / 1e6:,g}M" if number >= 1e5 else f"{number:,g}"
 
 
 def plain_frame(axes: Axes) -> None:
