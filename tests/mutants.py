@@ -186,8 +186,8 @@ MUTANTS = [
     Mutant(
         "the constant condition lies where its weights are kept",
         "models/blocks.py",
-        "[ids.new_ones(half, dtype=dtype), ids.new_zeros(half, dtype=dtype)]",
-        "[next(self.mlp.parameters()).new_ones(half), next(self.mlp.parameters()).new_zeros(half)]",
+        "exact, device = torch.promote_types(dtype, torch.float32), ids.device",
+        "exact, device = torch.promote_types(dtype, torch.float32), self.mlp[0].weight.device",
         (PLACEMENT + "a_model_has_its_law_wherever_its_weights_are_kept",),
     ),
     Mutant(
@@ -1061,7 +1061,7 @@ MUTANTS = [
     Mutant(
         "a pass does not see what was revealed",
         "sampling/network.py",
-        "self.canvas.view(-1)[rows] = tokens",
+        "self.canvas.view(-1)[there] = tokens",
         "pass",
         (
             ANCESTRAL + "two_tokens_in_T_steps_are_product_over_T_and_else_the_joint_law",
@@ -1526,8 +1526,8 @@ MUTANTS = [
     Mutant(
         "forward keeps its time to itself",
         "models/mdlm.py",
-        "hidden = self.hidden(input_ids, rows, attention_mask=attention_mask, t=t)",
-        "hidden = self.hidden(input_ids, rows, attention_mask=attention_mask)",
+        "hidden = self.hidden(input_ids, rows, attention_mask=attention_mask, t=t, **order)",
+        "hidden = self.hidden(input_ids, rows, attention_mask=attention_mask, **order)",
         (
             TIME + "forward_tells_its_times",
             TOLD + "a_student_in_pretraining_is_told_its_time",
@@ -2158,7 +2158,7 @@ MUTANTS = [
     Mutant(
         "attention by heads lets padding be seen",
         "models/attention.py",
-        'scores.masked_fill_(~attention_mask, float("-inf"))',
+        'scores.masked_fill_(hidden[few[0]], float("-inf"))',
         "pass",
         (ROWS + "attention_by_heads_is_attention",),
     ),
@@ -3057,8 +3057,8 @@ MUTANTS = [
     Mutant(
         "a model that follows the order of revelation is written for code that does not",
         "models/export.py",
-        'config.attention != "bidirectional"',
-        'config.attention == "other"',
+        '{"conditioning": "time", "attention": "reveal_causal"}',
+        '{"conditioning": "time"}',
         (
             EXPORT + "what_the_reference_cannot_express_is_refused",
             REMOTE + "a_model_whose_law_the_file_does_not_have_gets_no_code",
@@ -3255,8 +3255,7 @@ MUTANTS = [
     Mutant(
         "formats: what is left over is forgotten",
         "models/formats/account.py",
-        "return Account(taken, {name: _why_left(ours[name], name, tied) "
-        "for name in ours.keys() - taken})",
+        "return Account(taken, left)",
         "return Account(taken, {})",
         (
             ACCOUNT + "the_account_holds_every_key_once",

@@ -123,8 +123,6 @@ def test_exporting_changes_nothing_of_the_model(random_model):
     ("settings", "words"),
     [
         ({"mask_token_id": 3}, "this model's MASK is 3 of 11 ids"),
-        ({"attention": "reveal_causal"}, "has no attention='reveal_causal'"),
-        ({"conditioning": "time", "cond_dim": 6}, "has no conditioning='time'"),
         ({"hidden_act": "gelu"}, "tanh-GELU only: this model's hidden_act is 'gelu'"),
         (CONDITIONED | {"conditioning": "time"}, "has no conditioning='time'"),
         ({"attention": "reveal_causal"}, "has no attention='reveal_causal'"),
