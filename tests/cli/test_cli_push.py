@@ -229,6 +229,16 @@ def test_a_dry_run_shows_files_bytes_and_card_and_writes_nothing(invoke, folder)
     assert sorted(folder.iterdir()) == before
 
 
+def test_the_files_of_any_tokenizer_are_sent(invoke, folder):
+    own = {"vocab.txt", "spiece.model", "chat_template.json"}
+    for name in (*own, "optimizer.pt", "run.yaml"):
+        (folder / name).write_text("x")
+    result = invoke(COMMAND, "fake", str(folder), "me/small", "--dry-run")
+    listed = {line.split()[-1] for line in result.stdout.partition("\n\n")[0].splitlines()}
+    assert own <= listed
+    assert listed.isdisjoint({"optimizer.pt", "run.yaml"})
+
+
 def test_a_card_that_is_there_is_kept_unless_it_may_be_replaced(invoke, folder):
     (folder / "README.md").write_text("mine")
     words = "fake", str(folder), "me/small", "--dry-run"

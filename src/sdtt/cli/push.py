@@ -15,7 +15,7 @@ CARD = "README.md"
 FILES = (
     *("config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "merges.txt", "chat_template.jinja", "modeling_mdlm.py"),
+    *("vocab.json", "merges.txt", "vocab.txt", "*.model", "chat_template.*", "modeling_mdlm.py"),
     *(CARD, "LICENSE*"),
 )
 """What belongs to a model; of a run's folder the checkpoints and the config stay here."""
