@@ -147,7 +147,7 @@ LAMBADA = "evaluation/test_evaluation_lambada.py::test_"
 BOUND = "evaluation/test_evaluation_bound.py::test_"
 HARNESS = "evaluation/test_evaluation_harness.py::test_"
 TASK_INDEX = "evaluation/test_evaluation_task_index.py::test_"
-REVEAL = "models/test_models_reveal.py::test_"
+CACHE = "models/test_models_reveal.py::test_"
 TRAIN_REVEAL = "training/test_training_reveal.py::test_"
 FRONTIER = "evaluation/test_evaluation_frontier.py::test_"
 REPORT_CELLS = "report/test_report_cells.py::test_"
@@ -417,9 +417,9 @@ MUTANTS = [
         "revealed[:, None, :] <= revealed[:, :, None]",
         "revealed[:, None, :] >= 0",
         (
-            REVEAL + "a_visible_token_sees_those_of_its_own_step_and_before",
-            REVEAL + "what_is_revealed_later_changes_no_visible_token",
-            REVEAL + "a_cache_changes_no_law",
+            CACHE + "a_visible_token_sees_those_of_its_own_step_and_before",
+            CACHE + "what_is_revealed_later_changes_no_visible_token",
+            CACHE + "a_cache_changes_no_law",
         ),
     ),
     Mutant(
@@ -427,42 +427,42 @@ MUTANTS = [
         "models/reveal.py",
         "sees = ~masked[:, None, :] & (earlier | masked[:, :, None])",
         "sees = earlier | masked[:, :, None]",
-        (REVEAL + "nobody_sees_a_mask_but_itself", REVEAL + "a_cache_changes_no_law"),
+        (CACHE + "nobody_sees_a_mask_but_itself", CACHE + "a_cache_changes_no_law"),
     ),
     Mutant(
         "the queries of a pass see each other",
         "models/reveal.py",
         "sees = (slot < seen) | (slot == slots[..., None])",
         "sees = (slot < seen) | (slot <= slots[..., None])",
-        (REVEAL + "a_cache_changes_no_law",),
+        (CACHE + "a_cache_changes_no_law",),
     ),
     Mutant(
         "a cache keeps the keys of masked positions",
         "models/reveal.py",
         "self.stored[texts] += fresh",
         "self.stored[texts] += sizes",
-        (REVEAL + "a_cache_changes_no_law",),
+        (CACHE + "a_cache_changes_no_law",),
     ),
     Mutant(
         "columns of a cached pass stand at the front of the text",
         "models/reveal.py",
         "self._there(places % self.length)",
         "self._there(torch.arange(width).expand(count, -1))",
-        (REVEAL + "a_cache_changes_no_law",),
+        (CACHE + "a_cache_changes_no_law",),
     ),
     Mutant(
         "asked rows see what the first row sees",
         "models/blocks.py",
         "return mask.take_along_dim((asked.padded % length)[:, None, :, None], 2)",
         "return mask[:, :, :1]",
-        (REVEAL + "a_cache_changes_no_law",),
+        (CACHE + "a_cache_changes_no_law",),
     ),
     Mutant(
         "samplers forget when a token was revealed",
         "sampling/network.py",
         "self._order.view(-1)[there] = self._puts",
         "pass",
-        (REVEAL + "a_cache_changes_no_law",),
+        (CACHE + "a_cache_changes_no_law",),
     ),
     Mutant(
         "the steps of an order come in the order of the uniforms",
@@ -501,7 +501,7 @@ MUTANTS = [
         "sampling/generate.py",
         "if needed > there:",
         "if False:",
-        (REVEAL + "a_cache_that_does_not_fit_is_refused_before_the_first_pass",),
+        (CACHE + "a_cache_that_does_not_fit_is_refused_before_the_first_pass",),
     ),
     Mutant(
         "an answer ends before the last of its stops",
