@@ -1,7 +1,8 @@
 """Breaks each law of the code on purpose: the tests that state it must turn red.
 
-Run by `make mutants`, or `python tests/mutants.py [--quick] [part of a name ...]`; `--quick` leaves
-out those whose tests start several processes, which may hang until a timeout. Each mutant changes
+Run by `make mutants`, or `python tests/mutants.py [--quick] [--share 1/3] [part of a name ...]`;
+`--quick` leaves out those whose tests start several processes, which may hang until a timeout, and
+`--share 2/3` takes every third, from the second on. Each mutant changes
 one place of a copy of src. What is slow to import is imported once, and every run is a fork that
 imports sdtt from its own copy, one run a core at a time. All named tests must also be green on a
 copy that is not changed, which is the first run.
@@ -3505,10 +3506,16 @@ def main(parts: list[str]) -> int:
     """Run the mutants whose names hold one of ``parts``, all if there are none."""
     quick = "--quick" in parts
     parts = [part for part in parts if part != "--quick"]
+    first, every = 1, 1
+    if "--share" in parts:
+        place = parts.index("--share")
+        first, every = map(int, parts[place + 1].split("/"))
+        del parts[place : place + 2]
     chosen = [m for m in MUTANTS if not parts or any(part in m.name for part in parts)]
     if quick:
         slow = (PARALLEL, PROCESSES)
         chosen = [m for m in chosen if not any(test.startswith(slow) for test in m.tests)]
+    chosen = chosen[first - 1 :: every]
     tests = [test for mutant in chosen for test in mutant.tests]
     waiting: list[tuple[str, Callable[[Path], str]]] = [
         ("the code as it is: every named test is green", lambda s: verdict_on_original(s, tests))
