@@ -452,6 +452,27 @@ MUTANTS = [
         (CACHE + "a_cache_changes_no_law",),
     ),
     Mutant(
+        "a cache that grows loses what it kept",
+        "models/reveal.py",
+        "self._laid_out(self._spare, slots)[:, :, : self._slots] = kept",
+        "kept",
+        (CACHE + "a_cache_that_grows_changes_no_law",),
+    ),
+    Mutant(
+        "padding of a cached pass takes the place of a token",
+        "models/reveal.py",
+        "column, reach - 1)",
+        "column, 0)",
+        (CACHE + "a_cache_changes_no_law",),
+    ),
+    Mutant(
+        "a draw in pieces takes one piece's uniforms for all",
+        "diffusion/categorical.py",
+        "parts = zip(logits.split(rows), v.split(rows), strict=True)",
+        "parts = zip(logits.split(rows), v.flip(0).split(rows), strict=True)",
+        (CATEGORICAL + "a_draw_in_pieces_is_a_draw_at_once",),
+    ),
+    Mutant(
         "asked rows see what the first row sees",
         "models/blocks.py",
         "return mask.take_along_dim((asked.padded % length)[:, None, :, None], 2)",
@@ -2159,8 +2180,15 @@ MUTANTS = [
     Mutant(
         "attention by heads lets padding be seen",
         "models/attention.py",
-        'scores.masked_fill_(hidden[few[0]], float("-inf"))',
+        'scores[..., first:].masked_fill_(hidden[few[0]], float("-inf"))',
         "pass",
+        (ROWS + "attention_by_heads_is_attention",),
+    ),
+    Mutant(
+        "attention by heads takes what one query sees for seen by all",
+        "models/attention.py",
+        "mask.flatten(0, 2).all(0)",
+        "mask.flatten(0, 2).any(0)",
         (ROWS + "attention_by_heads_is_attention",),
     ),
     Mutant(

@@ -48,6 +48,15 @@ def test_a_draw_from_many_tokens_is_the_inverse_distribution_function(vocabulary
     assert draw(log(*weights.tolist()).expand(4096, -1), v.double()).tolist() == expected
 
 
+def test_a_draw_in_pieces_is_a_draw_at_once(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(50, 7, generator=generator)
+    v = torch.rand(50, generator=generator, dtype=torch.float64)
+    whole = draw(scores, v)
+    monkeypatch.setattr("sdtt.diffusion.categorical.DRAWN_NUMBERS", 7 * 3 + 1)
+    assert torch.equal(draw(scores, v), whole)
+
+
 def test_raw_scores_draw_as_their_normalised_law():
     v = torch.rand(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     scores = torch.randn(200, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -123,6 +123,23 @@ def test_a_cache_changes_no_law(model, form, steps):
     torch.testing.assert_close(cached, plain, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["blank", "prefix", "infill", "ragged"])
+def test_a_cache_that_grows_changes_no_law(model, form, monkeypatch):
+    monkeypatch.setattr("sdtt.models.reveal.SLOTS_AT_ONCE", 4)
+    ids, real = canvas_of(form)
+    plain, cached = (laws_of(by_cache(model, cache), ids, real, 5) for cache in (False, None))
+    torch.testing.assert_close(cached, plain, rtol=0, atol=1e-5)
+
+
+def test_a_cache_grows_with_its_texts():
+    cache = RevealCache(2, 1024, torch.device("cpu"))
+    reach = [
+        cache.plan(torch.arange(new), torch.tensor([1023]), torch.tensor([0])).sees.shape[-1]
+        for new in (127, 1, 300, 0)
+    ]
+    assert reach == [128, 256, 512, 512]
+
+
 def test_a_folded_model_keeps_the_same_cache():
     conditioned = follower(conditioning="constant", cond_dim=8)
     with torch.no_grad():
@@ -168,6 +185,7 @@ def test_a_cache_takes_the_memory_that_is_told(model):
     with torch.no_grad():
         law.hidden(ids, everything, torch.tensor([LENGTH - 1]), torch.tensor([0]))
     kept = sum(part.nbytes for layer in law.cache.layers for part in layer)
+    kept += kept // (2 * model.config.n_blocks)  # the spare one
     assert kept == 4 * model.reveal_cache_bytes(LENGTH)
 
 
@@ -201,7 +219,7 @@ def test_a_compiled_network_meets_few_shapes():
         )
         now = cache.plan(new, torch.arange(4 * step, 4 * step + 4), torch.tensor([0]))
         shapes.add((*now.places.shape, now.sees.shape[-1]))
-    assert shapes == {(2, 8, reach) for reach in (16, 32, 48, 64)}
+    assert shapes == {(2, 8, reach) for reach in (16, 32, 48, 64, 65)}  # one is for padding
 
 
 @pytest.mark.slow  # each shape is compiled

@@ -156,8 +156,17 @@ def padding(rows):
     return real[:, None, None].expand(-1, 1, rows, -1)
 
 
+def growing():
+    """Nine keys that all queries see, and of the rest each sees a few."""
+    return (torch.arange(12) <= 8 + torch.arange(6)[:, None] // 2).expand(3, 1, -1, -1)
+
+
 @pytest.mark.parametrize("together", [1, 2, 5])
-@pytest.mark.parametrize("mask", [None, padding(6), padding(1)], ids=["whole", "padded", "one row"])
+@pytest.mark.parametrize(
+    "mask",
+    [None, padding(6), padding(1), growing(), torch.ones(3, 1, 1, 12, dtype=torch.bool)],
+    ids=["whole", "padded", "one row", "growing", "nothing hidden"],
+)
 @pytest.mark.parametrize(
     ("dtype", "error"), [(torch.bfloat16, 0.02), (torch.float16, 0.003), (torch.float32, 1e-5)]
 )

@@ -2,6 +2,7 @@ import pytest
 import torch
 from sampling.laws import F64, PLAIN, OfPlace, OfTime, Watched, random_uniforms, run
 
+from sdtt.diffusion import categorical
 from sdtt.diffusion.categorical import Transform
 from sdtt.models.exact import MarkovDenoiser
 from sdtt.sampling import network
@@ -180,6 +181,7 @@ def test_decoding_in_tiles_is_decoding_at_once(monkeypatch):
     transform = Transform(top_p=0.8, repetition_penalty=3.0)
     whole = decode(denoiser, hidden, v, transform, text)
     monkeypatch.setattr(network, "TILE_NUMBERS", 6 * 4)  # four rows
+    monkeypatch.setattr(categorical, "DRAWN_NUMBERS", 6 * 3)  # three of them, and one
     assert torch.equal(decode(denoiser, hidden, v, transform, text), whole)
 
 

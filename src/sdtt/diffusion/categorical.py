@@ -9,6 +9,10 @@ from torch import Tensor
 RUN = 256
 """Tokens that a draw sums first."""
 
+DRAWN_NUMBERS = 2**19
+"""Numbers from which a CPU draws at once: its caches hold them in float64. Large tensors, whose
+memory is new each time, cost it more than the arithmetic."""
+
 
 def draw(logits: Float[Tensor, "N V"], v: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
     """One token a row: the inverse distribution function of softmax(logits) at v, in float64.
@@ -22,6 +26,10 @@ def draw(logits: Float[Tensor, "N V"], v: Float[Tensor, " N"]) -> Int[Tensor, " 
     """
     if logits.device.type == "mps":  # has no float64
         return draw(logits.cpu(), v.cpu()).to(logits.device)
+    rows = few_rows(logits.shape[1], logits.device)
+    if rows is not None and len(logits) > rows:
+        parts = zip(logits.split(rows), v.split(rows), strict=True)
+        return torch.cat([draw(*part) for part in parts])
     law = logits.double().softmax(-1)
     # first a run of tokens, then a token of the run: a sum costs less than its V partial sums
     whole = law.shape[1] // RUN * RUN
@@ -41,6 +49,11 @@ def draw(logits: Float[Tensor, "N V"], v: Float[Tensor, " N"]) -> Int[Tensor, " 
     # the two sums of a run may differ in the last bit: no further than its last possible token
     last = torch.searchsorted(within, within[:, -1:].contiguous())
     return (run * RUN + torch.minimum(place, last)).squeeze(1)
+
+
+def few_rows(columns: int, device: torch.device) -> int | None:
+    """How many rows of so many numbers a device best draws from at once; None for all of them."""
+    return max(1, DRAWN_NUMBERS // columns) if device.type == "cpu" else None
 
 
 def temperature(logits: Float[Tensor, "N V"], value: float) -> Float[Tensor, "N V"]:

@@ -5,7 +5,7 @@ from itertools import product
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 ROTARY_BASE = 10000.0
@@ -82,16 +82,26 @@ def attention_by_heads(
     batch, heads, rows = query.shape[:3]
     together = max(1, SCORES_AT_ONCE // (rows * key.shape[2]))  # heads, of one text or of several
     texts = max(1, together // heads)
-    hidden = None if attention_mask is None else ~attention_mask
+    hidden, first = None, key.shape[2]
+    if attention_mask is not None:
+        # what is compiled must not depend on numbers
+        first = 0 if torch.compiler.is_compiling() else seen_by_all(attention_mask)
+        hidden = ~attention_mask[..., first:]
     out = torch.empty_like(query)
     for text, head in product(range(0, batch, texts), range(0, heads, min(together, heads))):
         few = slice(text, text + texts), slice(head, head + together)
         scores = query[few] @ key[few].transpose(-1, -2)
         if hidden is not None:
-            scores.masked_fill_(hidden[few[0]], float("-inf"))
+            scores[..., first:].masked_fill_(hidden[few[0]], float("-inf"))
         torch.softmax(scores, -1, out=scores)
         torch.matmul(scores, value[few], out=out[few])
     return out.transpose(1, 2), None
+
+
+def seen_by_all(mask: Bool[Tensor, "B H Q L"]) -> int:
+    """How many keys, from the first on, every query sees."""
+    seen = mask.flatten(0, 2).all(0)
+    return int(seen.long().cumprod(0).sum())
 
 
 def in_rows(x: Float[Tensor, "B H L W"]) -> Float[Tensor, "B H L W"]:

@@ -160,8 +160,11 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
         return CachedMDLM(self, batch, length)
 
     def reveal_cache_bytes(self, length: int) -> int:
-        """What the cache of one text of ``length`` tokens takes: keys and values of every block."""
-        numbers = 2 * self.config.n_blocks * self.config.hidden_dim * (length + 1)
+        """What the cache of one text of ``length`` tokens takes: keys and values of every block.
+
+        And the memory of one more, through which they grow.
+        """
+        numbers = (2 * self.config.n_blocks + 1) * self.config.hidden_dim * (length + 1)
         return numbers * self.backbone.vocab_embed.embedding.element_size()
 
     def logits(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:

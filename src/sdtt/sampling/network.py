@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from sdtt.diffusion.categorical import Transform, draw
+from sdtt.diffusion.categorical import Transform, draw, few_rows
 from sdtt.diffusion.denoiser import Denoiser, filled, follows_order
 
 TILE_NUMBERS = 2**22
@@ -254,13 +254,17 @@ def tiles(
 
     Logits are float32 at least, so that a temperature loses nothing, and lie where float64 can be.
     """
-    size = max(1, TILE_NUMBERS // denoiser.head.weight.shape[0])
+    columns = denoiser.head.weight.shape[0]
+    size = max(1, TILE_NUMBERS // columns)
     place = level_device(hidden.device)
+    few = few_rows(columns, place) or size
     for first in range(0, max(len(hidden), 1), size):
-        part = slice(first, first + size)
-        logits = denoiser.logits(hidden[part])
-        logits = logits.to(place, torch.promote_types(logits.dtype, torch.float32))
-        yield logits, None if text is None else text[part].to(place), v[part]
+        logits = denoiser.logits(hidden[first : first + size])
+        exact = torch.promote_types(logits.dtype, torch.float32)
+        for start in range(0, max(len(logits), 1), few):
+            part = slice(first + start, first + min(start + few, size))
+            drawn = logits[start : start + few].to(place, exact)
+            yield drawn, None if text is None else text[part].to(place), v[part]
 
 
 def level_device(device: torch.device) -> torch.device:
