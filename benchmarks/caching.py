@@ -27,7 +27,7 @@ import sdtt
 from sdtt.diffusion.categorical import Transform
 from sdtt.diffusion.uniforms import uniforms
 from sdtt.evaluation.timing import wait
-from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
+from sdtt.models.mdlm import MDLMForMaskedLM
 from sdtt.models.pack import pack
 from sdtt.sampling.canvas import canvas_of
 from sdtt.sampling.dilated import DilatedSettings, dilated
@@ -46,16 +46,6 @@ COLUMNS = {
     "floor / cached": "floor_over_measured",
     "cache, MiB": "cache_mib",
 }
-
-
-def follower_of(model: MDLMForMaskedLM) -> MDLMForMaskedLM:
-    """The same weights, with attention that follows the order of revelation."""
-    config = MDLMConfig(**model.config.shape | {"attention": "reveal_causal"})
-    with torch.device("meta"):
-        follower = MDLMForMaskedLM(config)
-    follower.load_state_dict(model.state_dict(), assign=True)
-    follower.tie_weights()
-    return follower.eval()
 
 
 def cached_flops(model: MDLMForMaskedLM, length: int, steps: int) -> float:
@@ -103,7 +93,8 @@ def measure(size: str, dtype: str, batch: int, options: argparse.Namespace) -> l
     """A row for each number of steps."""
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     plain = network(size, DTYPES[dtype], device)
-    cached, whole = follower_of(plain).for_inference(), plain.for_inference()
+    cached = plain.with_attention("reveal_causal").eval().for_inference()
+    whole = plain.for_inference()
     length, speed = plain.config.model_length, options.bandwidth
     causal = pack(causal_twin(plain))
     del plain

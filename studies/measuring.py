@@ -67,10 +67,19 @@ class Study:
         judge: Folder of a causal language model.
         reference: The trigrams of the training text, as ``build_reference`` makes them.
         texts: Held-out blocks of real text.
+        samples: How many each cell has.
     """
 
-    def __init__(self, records: Path, judge: Any, reference: Any, texts: Tensor) -> None:
+    def __init__(
+        self,
+        records: Path,
+        judge: Any,
+        reference: Any,
+        texts: Tensor,
+        samples: Callable[[Cell], int] = samples_of,
+    ) -> None:
         self.records = records
+        self.samples = samples
         # rounded as it ships, then computed with in float32
         self.judge = load_model(judge, causal=True, dtype=torch.bfloat16).float()
         self.tokenizer = load_tokenizer_of(judge)
@@ -115,7 +124,7 @@ class Study:
         }
 
     def _draw(self, cell: Cell, model: Any) -> Tensor:
-        count, length = samples_of(cell), self.texts.shape[1]
+        count, length = self.samples(cell), self.texts.shape[1]
         if cell.who == "text":
             return self.texts[cell.seed * count : (cell.seed + 1) * count]
         if cell.who == "autoregressive":

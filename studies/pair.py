@@ -7,11 +7,11 @@
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from measuring import Cell, Study, held_out, inference_model
+from measuring import Cell, Study, held_out, inference_model, samples_of
 
 from sdtt.data.corpus import documents
 from sdtt.evaluation.readability import build_reference, load_reference, save_reference
@@ -62,11 +62,13 @@ def reference_of(run: Path, data: Path) -> Any:
     return load_reference(file)
 
 
-def study_of(run: Path, data: Path, records: Path) -> Study:
+def study_of(
+    run: Path, data: Path, records: Path, samples: Callable[[Cell], int] = samples_of
+) -> Study:
     """A study under the run's judge, with books of the validation split as real text."""
     judge = run / "judge"
     texts = held_out(str(data / "valid.jsonl.xz"), load_tokenizer_of(judge), 128)
-    return Study(records, judge, reference_of(run, data), texts)
+    return Study(records, judge, reference_of(run, data), texts, samples)
 
 
 def measure(options: argparse.Namespace) -> None:

@@ -149,6 +149,8 @@ BOUND = "evaluation/test_evaluation_bound.py::test_"
 HARNESS = "evaluation/test_evaluation_harness.py::test_"
 TASK_INDEX = "evaluation/test_evaluation_task_index.py::test_"
 CACHE = "models/test_models_reveal.py::test_"
+EVALUATION_NELBO = "evaluation/test_evaluation_nelbo.py::test_"
+CLI_TEACHERS = "cli/test_cli_teachers.py::test_"
 TRAIN_REVEAL = "training/test_training_reveal.py::test_"
 FRONTIER = "evaluation/test_evaluation_frontier.py::test_"
 REPORT_CELLS = "report/test_report_cells.py::test_"
@@ -471,6 +473,20 @@ MUTANTS = [
         "parts = zip(logits.split(rows), v.split(rows), strict=True)",
         "parts = zip(logits.split(rows), v.flip(0).split(rows), strict=True)",
         (CATEGORICAL + "a_draw_in_pieces_is_a_draw_at_once",),
+    ),
+    Mutant(
+        "the bound of a model that follows the order tells it none",
+        "diffusion/elbo.py",
+        "when = u.argsort(1, descending=True).argsort(1)",
+        "when = torch.zeros_like(u).long()",
+        (EVALUATION_NELBO + "what_is_visible_was_revealed_one_by_one_if_nothing_is_said",),
+    ),
+    Mutant(
+        "a student of another attention teaches itself",
+        "cli/distill.py",
+        "model if teacher is None else teacher",
+        "teacher",
+        (CLI_TEACHERS + "a_student_of_another_attention_is_taught_by_the_model_as_it_is",),
     ),
     Mutant(
         "asked rows see what the first row sees",

@@ -1,5 +1,6 @@
 """`sdtt distill` with another teacher, and with adapters on a frozen base."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import BertConfig, BertForMaskedLM
 from typer.testing import CliRunner
 
 from sdtt.cli import app
+from sdtt.cli.distill import DistillSettings
 from sdtt.data.tokenizer import train_tokenizer
 from sdtt.models.adapters import network_of
 from sdtt.models.checkpoints import load_model
@@ -105,3 +107,34 @@ def test_overwriting_spares_the_teacher_that_the_run_reads(home, tmp_path):
 def test_settings_of_adapters_without_a_rank_are_refused(home, tmp_path):
     result = distill(home, tmp_path / "run", "--lora-alpha", "16")
     assert (result.code, "lora_alpha needs adapters" in result.err) == (2, True)
+
+
+def test_a_student_of_another_attention_is_taught_by_the_model_as_it_is(home, tmp_path):
+    words = ("--attention", "reveal_causal", "--rounds", "1", "--teacher-steps", "1")
+    result = distill(home, tmp_path / "run", *words)
+    assert result.code == 0, result.err
+    assert load_model(tmp_path / "run" / "students" / "8-round-1").follows_order
+    given = load_model(home / "small").state_dict()
+    saved = load_file(tmp_path / "run" / "checkpoint-2" / "teacher.safetensors")
+    assert saved
+    assert all(torch.equal(value, given[key]) for key, value in saved.items())
+
+
+def test_the_attention_that_the_model_has_changes_nothing(home, tmp_path):
+    for name, words in (("one", ()), ("two", ("--attention", "bidirectional"))):
+        distill(home, tmp_path / name, "--rounds", "1", *words)
+    one, two = (load_model(tmp_path / name / "students" / "4") for name in ("one", "two"))
+    assert all(torch.equal(x, y) for x, y in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_a_student_that_is_no_denoiser_is_refused(home, tmp_path):
+    words = ("--model", home / "bert", "--tokenizer", home / "small")
+    result = distill(home, tmp_path / "run", *words)
+    assert result.code != 0
+    assert "BertForMaskedLM is no denoiser" in result.err
+
+
+def test_a_model_of_one_attention_cannot_have_another():
+    settings = DistillSettings(data=("t",), model=Path("m"), attention="reveal_causal")
+    with pytest.raises(ValueError, match="a Sedd knows one attention only"):
+        settings.student_and_teacher(type("Sedd", (), {"config": None})(), None)

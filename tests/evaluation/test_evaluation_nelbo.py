@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from sdtt.diffusion.denoiser import Head
 from sdtt.evaluation.nelbo import validation_nelbo
 from sdtt.models.exact import TableDenoiser
 from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
@@ -124,3 +125,40 @@ def test_a_model_in_training_mode_is_bounded_without_dropout_and_stays_in_it():
 def test_no_validation_text_is_refused():
     with pytest.raises(ValueError, match="there is no validation text"):
         validation_nelbo(pairs_of_unigrams(), torch.zeros(0, 2, dtype=torch.int64))
+
+
+class OrderCounter:
+    """A denoiser of a uniform law that writes down how many steps its visible tokens took."""
+
+    mask_token_id, excluded_ids, follows_order = 4, (4,), True
+    head = Head(torch.zeros(5, 1))
+
+    def __init__(self):
+        self.steps = []
+
+    def hidden(self, z, rows=None, *, attention_mask=None, t=None, revealed=None):
+        del attention_mask, t
+        for when, visible in zip(revealed, z != 4, strict=True):
+            self.steps.append((len(when[visible].unique()), int(visible.sum())))
+        return torch.zeros(len(rows), 1)
+
+    def logits(self, h):
+        return h.expand(-1, 4)
+
+
+def test_what_is_visible_was_revealed_in_the_given_steps():
+    denoiser, texts = OrderCounter(), torch.zeros(200, 12, dtype=torch.long)
+    validation_nelbo(denoiser, texts, steps=3)
+    assert max(steps for steps, _ in denoiser.steps) == 3
+
+
+def test_what_is_visible_was_revealed_one_by_one_if_nothing_is_said():
+    denoiser, texts = OrderCounter(), torch.zeros(200, 12, dtype=torch.long)
+    validation_nelbo(denoiser, texts)
+    assert all(steps == visible for steps, visible in denoiser.steps)
+    assert max(denoiser.steps) == (12, 12)
+
+
+def test_fewer_than_one_step_is_refused():
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        validation_nelbo(OrderCounter(), torch.zeros(2, 12, dtype=torch.long), steps=0)

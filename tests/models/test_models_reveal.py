@@ -10,7 +10,7 @@ from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
 from sdtt.models.reveal import RevealCache, reveal_mask
 from sdtt.sampling.dilated import DilatedSettings, plan_dilated
 from sdtt.sampling.generate import check_cache, sample
-from sdtt.sampling.network import by_cache
+from sdtt.sampling.network import Network, by_cache
 from sdtt.sampling.reveal import carry_out, free_positions
 
 LENGTH, MASK = 12, 20
@@ -178,6 +178,26 @@ def test_a_cache_of_bidirectional_attention_is_refused_with_the_way_out():
         sample(follower(attention="bidirectional"), ids, cache=True)
 
 
+@pytest.mark.parametrize("token", [3, MASK])
+def test_a_token_that_is_taken_back_is_refused_with_the_way_out(model, token):
+    ids, _ = canvas_of("prefix")
+    network, row = Network(model, ids), torch.tensor([LENGTH + 5])
+    network.put(row, row, torch.tensor([7]))
+    with pytest.raises(ValueError, match=r"position 5 .* needs cache=False"):
+        network.put(row, row, torch.tensor([token]))
+    visible = torch.tensor([2])
+    with pytest.raises(ValueError, match=r"position 2 .* needs cache=False"):
+        network.put(visible, visible, torch.tensor([token]))
+
+
+def test_without_a_cache_a_token_may_be_taken_back(model):
+    ids, _ = canvas_of("prefix")
+    network, row = Network(by_cache(model, False), ids), torch.tensor([5])
+    for token in (7, MASK):
+        network.put(row, row, torch.tensor([token]))
+    assert network.canvas[0, 5] == MASK
+
+
 def test_a_cache_takes_the_memory_that_is_told(model):
     ids, _ = canvas_of("blank")
     law = model.reveal_cache(4, LENGTH)
@@ -241,3 +261,23 @@ def test_a_packed_model_keeps_the_same_cache():
     ids, real = canvas_of("prefix")
     laws = (laws_of(by_cache(packed, cache), ids, real, 1) for cache in (False, None))
     torch.testing.assert_close(*laws, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_another_attention_has_the_same_weights_and_its_own_law(tied):
+    model = follower(attention="bidirectional", tie_word_embeddings=tied)
+    other = model.with_attention("reveal_causal")
+    assert (other.follows_order, other.training) == (True, False)
+    weights = dict(other.named_parameters())
+    assert weights.keys() == dict(model.named_parameters()).keys()
+    assert all(weights[name] is not x for name, x in model.named_parameters())
+    assert all(weights[n].data_ptr() == x.data_ptr() for n, x in model.named_parameters())
+    z = torch.randint(MASK + 1, (2, LENGTH), generator=torch.Generator().manual_seed(2))
+    same = follower(tie_word_embeddings=tied)
+    assert torch.equal(other.hidden(z), same.hidden(z))
+    assert not torch.allclose(other.hidden(z), model.hidden(z))
+
+
+def test_an_unknown_attention_is_refused(model):
+    with pytest.raises(ValueError, match="'sideways'"):
+        model.with_attention("sideways")

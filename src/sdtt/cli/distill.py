@@ -5,7 +5,7 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -51,6 +51,32 @@ class DistillSettings(TextSettings):
         kw_only=True,
         metadata={"help": "the first teacher: any masked model of the same vocabulary"},
     )
+    attention: Literal["bidirectional", "reveal_causal"] | None = field(
+        default=None,
+        kw_only=True,
+        metadata={
+            "help": "of the student, if not the model's: reveal_causal follows the order of "
+            "revelation, so that sampling keeps a cache; the first teacher is then the model"
+        },
+    )
+
+    def student_and_teacher(self, model: Any, teacher: Any) -> tuple[Any, Any]:
+        """The model under the attention that was asked for, and what teaches it.
+
+        Args:
+            model: What is distilled.
+            teacher: Another that teaches it; None for itself.
+
+        Raises:
+            ValueError: If the model knows one attention only.
+        """
+        if self.attention is None or self.attention == getattr(model.config, "attention", None):
+            return model, teacher
+        if not hasattr(model, "with_attention"):
+            raise ValueError(
+                f"--attention is of MDLM models: a {type(model).__name__} knows one attention only"
+            )
+        return model.with_attention(self.attention), model if teacher is None else teacher
 
     @property
     def own_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -91,11 +117,13 @@ def distill(
     tokenizer = settings.own_tokenizer
     held = DTYPES[args.teacher_dtype] or torch.float32
     model = load_model(place_of(settings.model), dtype=held if lora.lora_rank else torch.float32)
+    as_denoiser(model)
     teacher = None
     if settings.teacher is not None:
         loaded = load_model(place_of(settings.teacher), dtype=held)
         teacher = denoiser_from(loaded, tokenizer.mask_token_id)
     blocks = settings.blocks(tokenizer, model.config.model_length, args)
+    model, teacher = settings.student_and_teacher(model, teacher)
     torch.manual_seed(args.seed)  # of fresh adapters
     student = with_adapters(model, lora)
     trainer = SDTTTrainer(
@@ -164,6 +192,7 @@ def _plan(
         if settings.teacher is not None:
             mask_token_id = as_denoiser(student).mask_token_id
             teacher = denoiser_from(_read(settings.teacher, weights), mask_token_id)
+        student, teacher = settings.student_and_teacher(student, teacher)
         return with_adapters(student, lora), teacher
 
     student, teacher = models(weights=False)

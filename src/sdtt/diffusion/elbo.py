@@ -43,15 +43,18 @@ def nelbo_sum(
         u: The uniforms that mask them.
         schedule: alpha(t); the bound does not depend on it, its variance does.
         steps: Of a denoiser whose law follows the order of revelation: in how many steps the
-            visible tokens were revealed; in as many as there are tokens if None.
+            visible tokens were revealed, as ``revealed_in`` says; one by one if None.
     """
     masked = is_masked(u, t, schedule).to(x.device)
     rows = masked.flatten().nonzero().squeeze(-1)
     z = mask(x, masked, denoiser.mask_token_id)
     order = {}
     if follows_order(denoiser):
-        count = torch.full((len(x),), steps or x.shape[1])
-        order = {"revealed": revealed_in(u, count).to(x.device)}
+        if steps is None:
+            when = u.argsort(1, descending=True).argsort(1)
+        else:
+            when = revealed_in(u, torch.full((len(x),), steps))
+        order = {"revealed": when.to(x.device)}
     told = (1 - schedule.alpha(t)).float().to(x.device)
     hidden = denoiser.hidden(z, rows, t=told, **order)
     weights = nelbo_weight(t, schedule).float().to(x.device)[rows // x.shape[1]]

@@ -41,6 +41,7 @@ def validation_nelbo(
     seed: int = 0,
     max_blocks: int = 512,
     device: torch.device | str | None = None,
+    steps: int | None = None,
 ) -> Nelbo:
     """One stratified draw of t for each text, over the first ``max_blocks`` texts.
 
@@ -50,10 +51,15 @@ def validation_nelbo(
         seed: Of times and masks, so that models are compared under the same noise.
         max_blocks: How many texts at most.
         device: Where the denoiser is; its own ``device`` by default.
+        steps: Of a denoiser whose law follows the order of revelation: in how many steps, of random
+            tokens, what is visible was revealed; one by one if None, which is the bound of -log p
+            of what it generates one by one. It means nothing to any other denoiser.
 
     Raises:
-        ValueError: If there is no text.
+        ValueError: If there is no text, or steps is below 1.
     """
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
     place = device or getattr(denoiser, "device", "cpu")
     count = min(len(blocks), max_blocks)
     if count == 0:
@@ -69,7 +75,7 @@ def validation_nelbo(
             own = 1 - uniforms(seed, "nelbo/time", names, 1).squeeze(1)
             t = stratified_times(own, strata[first : first + len(names)], count)
             u = uniforms(seed, "nelbo/mask", names, x.shape[1])
-            sums.append(nelbo_sum(denoiser, x, t, u, schedule).item())
+            sums.append(nelbo_sum(denoiser, x, t, u, schedule, steps).item())
             sizes.append(x.numel())
     mean = float(np.sum(sums) / np.sum(sizes))
     ratio = getattr(blocks, "bytes_per_token", None)

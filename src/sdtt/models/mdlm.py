@@ -146,6 +146,25 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
         share = masked_share(z, self.mask_token_id, attention_mask) if t is None else t
         return self.noise_level(share.to(z.device))
 
+    def with_attention(self, attention: str) -> "MDLMForMaskedLM":
+        """The same weights under another attention: another law, which training brings close.
+
+        They share memory: a model that is trained further is to be copied first.
+
+        Args:
+            attention: "bidirectional" or "reveal_causal".
+
+        Raises:
+            ValueError: If there is no such attention.
+        """
+        config = MDLMConfig(**self.config.shape | {"attention": attention})
+        with torch.device("meta"):
+            model = MDLMForMaskedLM(config)
+        model.load_state_dict(self.state_dict(), assign=True)
+        if config.tie_word_embeddings:
+            model.get_output_embeddings().weight = model.backbone.vocab_embed.embedding
+        return model.train(self.training)
+
     @property
     def follows_order(self) -> bool:
         """Whether the law depends on the order in which tokens became visible."""

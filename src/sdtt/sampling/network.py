@@ -54,6 +54,7 @@ class Network:
             if attention_mask is not None:
                 visible &= attention_mask
             self._unseen = visible.cpu().flatten()
+            self._shown = self._unseen.clone()
 
     def blank_texts(self, free: Bool[Tensor, "B L"]) -> Bool[Tensor, " B"]:
         """In which texts nothing is visible, so that their first pass can be shared; on the CPU."""
@@ -71,7 +72,20 @@ class Network:
             rows: Flat indices into B*L, on the CPU.
             there: The same, where the canvas is.
             tokens: What they become.
+
+        Raises:
+            ValueError: If one of them is visible already, and a cache is kept: what it holds of the
+                text would be wrong.
         """
+        if self._cached is not None:
+            again = self._shown[rows]
+            if bool(again.any()):
+                where = int(rows[again][0]) % self.length
+                raise ValueError(
+                    f"position {where} is visible and would be changed, but the cache holds keys "
+                    "of tokens that stay: a sampler that takes tokens back needs cache=False"
+                )
+            self._shown[rows] = True
         self.canvas.view(-1)[there] = tokens
         self._puts += 1
         if self._order is not None:
