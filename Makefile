@@ -55,7 +55,7 @@ PAIR := runs/pair
 RECIPES := configs/recipes
 SHARDS = $(SDTT_DATA)/gutenberg/train-00.jsonl.xz,$(SDTT_DATA)/gutenberg/train-01.jsonl.xz
 
-pair: $(PAIR)/student/finished  ## train and measure the shipped pair, in hours: make pair SDTT_DATA=folder
+pair: $(PAIR)/student/finished $(PAIR)/caching/finished  ## train and measure the shipped pair, in hours: make pair SDTT_DATA=folder
 	$(BIN)/python studies/pair.py measure --run $(PAIR) --data $(SDTT_DATA)/gutenberg
 
 $(PAIR)/judge/finished: | $(FOR_TESTS)
@@ -73,6 +73,10 @@ $(PAIR)/teacher/finished: $(PAIR)/start/finished
 
 $(PAIR)/student/finished: $(PAIR)/teacher/finished
 	$(BIN)/sdtt distill --config $(RECIPES)/pair_student.yaml --data "$(SHARDS)" --output $(@D) --model $(PAIR)/teacher --judge $(PAIR)/judge --auto-resume
+	@touch $@
+
+$(PAIR)/caching/finished: $(PAIR)/teacher/finished
+	$(BIN)/sdtt distill --config $(RECIPES)/pair_caching.yaml --data "$(SHARDS)" --output $(@D) --model $(PAIR)/teacher --auto-resume
 	@touch $@
 
 figure: $(FOR_TESTS)  ## the pair's table and figure, results/pair/, from its records

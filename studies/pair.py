@@ -53,6 +53,20 @@ def student_cells(number: int, taught: int) -> Iterator[Cell]:
                 yield Cell(name, "student", order, steps, seed, student_steps=taught)
 
 
+def caching_student(run: Path) -> Path:
+    """The folder of the student that keeps a cache."""
+    (folder,) = (run / "caching").glob("students/*")
+    return folder
+
+
+def caching_cells() -> Iterator[Cell]:
+    """It in both orders."""
+    for order in ("dilated", "random"):
+        for steps in reversed(LADDER):
+            for seed in range(SEEDS):
+                yield Cell("student with a cache", "student", order, steps, seed)
+
+
 def reference_of(run: Path, data: Path) -> Any:
     """The trigrams of the training text, computed once."""
     file = run / "trigrams.npy"
@@ -84,6 +98,7 @@ def measure(options: argparse.Namespace) -> None:
     study.measure(teacher_cells(1.0), teacher)
     for number, (taught, folder) in enumerate(students_of(run), 1):
         study.measure(student_cells(number, taught), lambda folder=folder: inference_model(folder))
+    study.measure(caching_cells(), lambda: inference_model(caching_student(run)))
     for temperature in TEMPERATURES:
         study.measure(teacher_cells(temperature), teacher)
     study.measure(

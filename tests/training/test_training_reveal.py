@@ -43,7 +43,9 @@ def test_the_steps_of_a_text_are_equal_shares_and_the_largest_uniform_comes_firs
 
 def test_the_masked_loss_is_of_the_law_in_the_order_that_its_noise_says(tmp_path, runs):
     model = runs.masked_model(**FOLLOWER)
-    trainer = runs.pretrainer(MDLMTrainer, tmp_path, model, max_steps=1, seed=SEED)
+    trainer = runs.pretrainer(
+        MDLMTrainer, tmp_path, model, max_steps=1, seed=SEED, noise_order="random"
+    )
     x, noise, expected = first_texts(trainer), noise_of_first(1e-3), 0.0
     for text, t, u, steps in zip(x, noise.t, noise.u, noise.steps, strict=True):
         masked, laws = law(model, text, u, t, steps)
@@ -116,3 +118,15 @@ def test_dilated_orders_are_of_each_number_of_steps_and_keep_its_masks():
     assert set(noise.steps.tolist()) == set(DILATED_STEPS)
     for masked, steps in zip(noise.masked(schedule), noise.steps.tolist(), strict=True):
         assert all(len(set(masked[r::steps].tolist())) == 1 for r in range(steps))
+
+
+@pytest.mark.parametrize(("attention", "orders"), [("reveal_causal", 1), ("bidirectional", 0)])
+def test_a_network_that_follows_the_order_learns_dilated_ones_if_nothing_is_said(
+    tmp_path, runs, attention, orders
+):
+    model = runs.masked_model(**FOLLOWER | {"attention": attention})
+    trainer = runs.pretrainer(MDLMTrainer, tmp_path, model, max_steps=1, seed=SEED)
+    schedule = SCHEDULES["log_linear"]
+    process = noise_of(list(range(4)), length=8, batch=4, seed=SEED, smallest_time=1e-3)
+    expected = (process, in_dilated_orders(process, schedule))[orders]
+    assert torch.equal(trainer.noise(list(range(4)), 8).u, expected.u)

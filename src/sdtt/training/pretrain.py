@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.trainer_utils import SchedulerType
 
+from sdtt.diffusion.denoiser import follows_order
 from sdtt.diffusion.elbo import SMALLEST_TIME, nelbo_weight
 from sdtt.diffusion.noise import mask
 from sdtt.diffusion.tiled import tiled_cross_entropy
@@ -32,11 +33,12 @@ class PretrainConfig(StreamConfig):
         default=1 / 3, metadata={"help": "share of the updates, at the end, of linear decay to 0"}
     )
     adam_beta2: float = field(default=0.98, metadata={"help": "AdamW's second beta"})
-    noise_order: Literal["random", "dilated"] = field(
-        default="random",
+    noise_order: Literal["random", "dilated"] | None = field(
+        default=None,
         metadata={
             "help": "mdlm: masks of the process, or those that dilated orders of "
-            f"{', '.join(map(str, DILATED_STEPS))} steps meet"
+            f"{', '.join(map(str, DILATED_STEPS))} steps meet; by default random, but dilated "
+            "where attention follows the order"
         },
     )
     lr_scheduler_type: SchedulerType | str = field(
@@ -46,7 +48,7 @@ class PretrainConfig(StreamConfig):
     def __post_init__(self) -> None:
         """Warm-up, constant, linear decay to 0."""
         super().__post_init__()
-        if self.noise_order not in ("random", "dilated"):
+        if self.noise_order not in (None, "random", "dilated"):
             raise ValueError(f"noise_order must be 'random' or 'dilated', got {self.noise_order!r}")
         if not 0 <= self.decay_share <= 1:
             raise ValueError(f"decay_share must lie in [0, 1], got {self.decay_share}")
@@ -81,9 +83,11 @@ class MDLMTrainer(StreamTrainer):
     def noise(self, places: list[int], length: int) -> Noise:
         """The noise of the texts at these places, of the process or of dilated orders."""
         noise = super().noise(places, length)
-        if self.args.noise_order == "random":
-            return noise
-        return in_dilated_orders(noise, self.schedule)
+        order = self.args.noise_order
+        if order is None:
+            denoiser = self.accelerator.unwrap_model(self.model)
+            order = "dilated" if follows_order(denoiser) else "random"
+        return noise if order == "random" else in_dilated_orders(noise, self.schedule)
 
     def lessons(self, x: Tensor, places: list[int], items: int) -> int:  # noqa: ARG002
         """Masked positions."""
