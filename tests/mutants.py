@@ -486,7 +486,7 @@ MUTANTS = [
         "cli/distill.py",
         "model if teacher is None else teacher",
         "teacher",
-        (CLI_TEACHERS + "a_student_of_another_attention_is_taught_by_the_model_as_it_is",),
+        (CLI_TEACHERS + "the_first_teacher_keeps_the_attention_of_the_model",),
     ),
     Mutant(
         "asked rows see what the first row sees",

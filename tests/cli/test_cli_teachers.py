@@ -120,6 +120,17 @@ def test_a_student_of_another_attention_is_taught_by_the_model_as_it_is(home, tm
     assert all(torch.equal(value, given[key]) for key, value in saved.items())
 
 
+def test_the_first_teacher_keeps_the_attention_of_the_model(home):
+    model = load_model(home / "small")
+    settings = DistillSettings(data=("t",), model=Path("m"), attention="reveal_causal")
+    student, teacher = settings.student_and_teacher(model, None)
+    assert student.follows_order
+    assert teacher is model
+    assert not teacher.follows_order
+    other = load_model(home / "large")
+    assert settings.student_and_teacher(model, other)[1] is other
+
+
 def test_the_attention_that_the_model_has_changes_nothing(home, tmp_path):
     for name, words in (("one", ()), ("two", ("--attention", "bidirectional"))):
         distill(home, tmp_path / name, "--rounds", "1", *words)

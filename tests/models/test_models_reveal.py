@@ -270,14 +270,17 @@ def test_another_attention_has_the_same_weights_and_its_own_law(tied):
     assert (other.follows_order, other.training) == (True, False)
     weights = dict(other.named_parameters())
     assert weights.keys() == dict(model.named_parameters()).keys()
-    assert all(weights[name] is not x for name, x in model.named_parameters())
     assert all(weights[n].data_ptr() == x.data_ptr() for n, x in model.named_parameters())
+    assert not model.follows_order
     z = torch.randint(MASK + 1, (2, LENGTH), generator=torch.Generator().manual_seed(2))
     same = follower(tie_word_embeddings=tied)
     assert torch.equal(other.hidden(z), same.hidden(z))
     assert not torch.allclose(other.hidden(z), model.hidden(z))
 
 
-def test_an_unknown_attention_is_refused(model):
+def test_an_attention_that_cannot_be_is_refused(model):
     with pytest.raises(ValueError, match="'sideways'"):
         model.with_attention("sideways")
+    told = follower(attention="bidirectional", conditioning="time", cond_dim=8)
+    with pytest.raises(ValueError, match="conditioning='time'"):
+        told.with_attention("reveal_causal")

@@ -13,6 +13,7 @@ from sdtt.diffusion.denoiser import Head, exclude, without
 from sdtt.diffusion.tiled import tiled_cross_entropy
 from sdtt.models.blocks import BlocksModel
 from sdtt.models.config import BlocksConfig
+from sdtt.models.copying import copy_with
 from sdtt.models.fold import fold
 from sdtt.models.noise_level import log_linear_level, masked_share
 from sdtt.models.pack import pack
@@ -155,15 +156,12 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
             attention: "bidirectional" or "reveal_causal".
 
         Raises:
-            ValueError: If there is no such attention.
+            ValueError: If there is no such attention, or it cannot be that of this network.
         """
-        config = MDLMConfig(**self.config.shape | {"attention": attention})
-        with torch.device("meta"):
-            model = MDLMForMaskedLM(config)
-        model.load_state_dict(self.state_dict(), assign=True)
-        if config.tie_word_embeddings:
-            model.get_output_embeddings().weight = model.backbone.vocab_embed.embedding
-        return model.train(self.training)
+        config = type(self.config)(**self.config.shape | {"attention": attention})
+        model = copy_with(self, lambda weight: weight)
+        model.config.attention = config.attention  # which every block reads, at every pass
+        return model
 
     @property
     def follows_order(self) -> bool:
