@@ -3,9 +3,10 @@
     python studies/caching.py measure --run runs/caching --data $SDTT_DATA/gutenberg
     python studies/caching.py draw
 
-All of them were trained from one teacher. `measure` goes on where it stopped; `draw` needs the
-records only. The control of each is a bidirectional model at its entropy, trained as long on the
-same masks: runs/caching has those that configs/recipes/caching_nelbo.yaml makes.
+All of them were trained from one teacher, by configs/recipes/caching_nelbo.yaml, the last one by
+configs/recipes/pair_caching.yaml. The control of all is the bidirectional model that had 900 updates
+on the masks of dilated orders, at their entropies. `measure` goes on where it stopped; `draw` needs
+the records only.
 """
 
 import argparse

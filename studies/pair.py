@@ -55,8 +55,10 @@ def student_cells(number: int, taught: int) -> Iterator[Cell]:
 
 def caching_student(run: Path) -> Path:
     """The folder of the student that keeps a cache."""
-    (folder,) = (run / "caching").glob("students/*")
-    return folder
+    folders = list((run / "caching").glob("students/*"))
+    if len(folders) != 1:
+        raise SystemExit(f"{run}/caching holds no student: make {run}/caching/finished trains it")
+    return folders[0]
 
 
 def caching_cells() -> Iterator[Cell]:
@@ -88,6 +90,7 @@ def study_of(
 def measure(options: argparse.Namespace) -> None:
     """All cells of the main table."""
     run = options.run
+    caching = caching_student(run)
     study = study_of(run, options.data, options.output / "records.jsonl")
     seeds = range(SEEDS)
     study.measure([Cell("real text", "text", seed=seed) for seed in seeds], lambda: None)
@@ -98,7 +101,7 @@ def measure(options: argparse.Namespace) -> None:
     study.measure(teacher_cells(1.0), teacher)
     for number, (taught, folder) in enumerate(students_of(run), 1):
         study.measure(student_cells(number, taught), lambda folder=folder: inference_model(folder))
-    study.measure(caching_cells(), lambda: inference_model(caching_student(run)))
+    study.measure(caching_cells(), lambda: inference_model(caching))
     for temperature in TEMPERATURES:
         study.measure(teacher_cells(temperature), teacher)
     study.measure(

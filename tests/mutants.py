@@ -456,9 +456,16 @@ MUTANTS = [
     Mutant(
         "a cache that grows loses what it kept",
         "models/reveal.py",
-        "self._laid_out(self._spare, slots)[:, :, : self._slots] = kept",
-        "kept",
+        "layer[i][:, :, : self._slots] = kept",
+        "pass",
         (CACHE + "a_cache_that_grows_changes_no_law",),
+    ),
+    Mutant(
+        "a cache that grows leaves other texts behind the new slots",
+        "models/reveal.py",
+        "layer[i][:, :, self._slots :] = 0",
+        "pass",
+        (CACHE + "a_text_of_nan_spoils_no_other_when_a_cache_grows",),
     ),
     Mutant(
         "padding of a cached pass takes the place of a token",

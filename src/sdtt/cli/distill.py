@@ -56,7 +56,8 @@ class DistillSettings(TextSettings):
         kw_only=True,
         metadata={
             "help": "of the student, if not the model's: reveal_causal follows the order of "
-            "revelation, so that sampling keeps a cache; the first teacher is then the model"
+            "revelation, so that sampling keeps a cache; the first teacher is then the model "
+            "(best with --noise-order dilated)"
         },
     )
 
@@ -196,7 +197,8 @@ def _plan(
         return with_adapters(student, lora), teacher
 
     student, teacher = models(weights=False)
-    estimate = estimate_of_distillation(args, student, peak_of(args), teacher)
+    another = None if settings.teacher is None else teacher  # of its own weights
+    estimate = estimate_of_distillation(args, student, peak_of(args), another)
 
     def trainer(config: Any) -> SDTTTrainer:
         own, first = models(weights=True)

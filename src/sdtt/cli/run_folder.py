@@ -185,7 +185,7 @@ def check_same(
         if key not in may_differ
     ]
     absent = "(not given)"
-    changed = [key for key in keys if saved.get(key, absent) != config.get(key, absent)]
+    changed = [key for key in keys if saved.get(key) != config.get(key)]  # None is not given
     changes = [
         f"{key}: {saved.get(key, absent)!r} in the run, {config.get(key, absent)!r} now"
         for key in changed

@@ -69,7 +69,8 @@ def exact_nelbo(denoiser: Denoiser, x: Int[Tensor, " L"]) -> float:
 
     sum over sets M of B(|M|, L - |M| + 1) * sum over i in M of -log p(x_i | x outside M), with B
     the Beta function: the integral over t of t^(|M| - 1) (1 - t)^(L - |M|). With an exact denoiser
-    it is -log p(x). A denoiser that is told the time counts its MASKs.
+    it is -log p(x). A denoiser that is told the time counts its MASKs; one whose law follows the
+    order of revelation takes all that is visible for one step (``nelbo_sum`` tells it an order).
 
     Args:
         denoiser: p(x_i | z).

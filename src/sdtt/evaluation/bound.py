@@ -61,7 +61,8 @@ def text_bound(
     Every block stands alone, so that models compare: a denoiser and our ``CausalLM`` (behind a BOS)
     score all L tokens of it, another causal model all but the first. A denoiser's bound is the
     NELBO [MDLM, eq. 10], its integral over t by stratified ("antithetic") draws within each block
-    (see ``mask_sets.drawn_sets``).
+    (see ``mask_sets.drawn_sets``); one whose law follows the order of revelation takes all that is
+    visible for one step, while ``validation_nelbo`` reveals one by one.
 
     Args:
         model: As for ``pair_likelihoods``.

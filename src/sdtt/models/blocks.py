@@ -217,7 +217,7 @@ class Block(GradientCheckpointingLayer):
         low = query.dtype in (torch.bfloat16, torch.float16)
         masked = not self.is_causal or query.shape[2] == 1  # one token sees what its mask says
         plain = name == "sdpa" and masked and not torch.is_grad_enabled()
-        # products of low precision copy the keys of a cache that is not full: too much for few rows
+        # products of low precision copy keys that lie with gaps: too much for few rows
         few = query.shape[2] < FEW_ROWS and not key.is_contiguous()
         if low and plain and not few and query.device.type == "cpu" and self.without_tiles:
             return attention_by_heads

@@ -80,7 +80,7 @@ class RevealCache:
         length: L.
         device: Of the network.
         few_shapes: For a compiled network: all texts take part in every pass, columns are filled up
-            to a power of two, and slots to a quarter of the length.
+            to a power of two, and slots to a quarter of all.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class RevealCache:
         self.few_shapes = few_shapes
         self.stored = torch.zeros(batch, dtype=torch.long)
         self.layers: list[list[Tensor]] = []
+        self._memory: list[list[Tensor]] = []
         self._slots = 0
         self._pass: CachedPass | None = None
 
@@ -159,13 +160,14 @@ class RevealCache:
         assert now is not None, "plan() comes before a pass"
         if layer_idx == 0 and not self.layers:
             self._heads, self._head_width = key.shape[1], key.shape[3]
-            self._spare = self._memory(key)
+            self._spare = self._new_memory(key)
         if layer_idx == len(self.layers):
-            self.layers.append([self._memory(key), self._memory(key)])
+            own = [self._new_memory(key), self._new_memory(key)]
+            self._memory.append(own)
+            self.layers.append([self._laid_out(part, self._slots) for part in own])
         text = torch.arange(self.batch, device=key.device) if now.texts is None else now.texts
         both = []
-        for store, part in zip(self.layers[layer_idx], (key, value), strict=True):
-            kept = self._laid_out(store, self._slots)
+        for kept, part in zip(self.layers[layer_idx], (key, value), strict=True):
             kept[text[:, None], :, now.slots] = part.transpose(1, 2)
             both.append(kept if now.texts is None else kept.index_select(0, now.texts))
         return both[0], both[1]
@@ -178,10 +180,11 @@ class RevealCache:
 
     def _reach(self, slots: int) -> int:
         """Slots of a pass: what memory there is, or shall be."""
-        together = -(-self.length // 4) if self.few_shapes else SLOTS_AT_ONCE
+        quarter = 8 * -(-(self.length + 1) // 32)  # kernels like multiples of 8
+        together = quarter if self.few_shapes else SLOTS_AT_ONCE
         return max(self._slots, min(-(-slots // together) * together, self.length + 1))
 
-    def _memory(self, key: Tensor) -> Tensor:
+    def _new_memory(self, key: Tensor) -> Tensor:
         """For the keys or values of one block; zeros, for a weight of 0 forgives no NaN."""
         return key.new_zeros(self.batch * self._heads * (self.length + 1) * self._head_width)
 
@@ -196,11 +199,12 @@ class RevealCache:
         From its own memory to spare memory, and its own becomes the next spare: large memory that
         is new each time costs a CPU more than the move.
         """
-        for pair in self.layers:
-            for i, old in enumerate(pair):
-                kept = self._laid_out(old, self._slots)
-                self._laid_out(self._spare, slots)[:, :, : self._slots] = kept
-                pair[i], self._spare = self._spare, old
+        for memory, layer in zip(self._memory, self.layers, strict=True):
+            for i, kept in enumerate(layer):
+                layer[i] = self._laid_out(self._spare, slots)
+                layer[i][:, :, : self._slots] = kept
+                layer[i][:, :, self._slots :] = 0  # there lie other texts, and maybe their NaN
+                memory[i], self._spare = self._spare, memory[i]
         self._slots = slots
 
     def _there(self, x: Tensor) -> Tensor:

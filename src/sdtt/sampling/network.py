@@ -230,7 +230,8 @@ def by_cache(denoiser: Denoiser, cache: bool | None) -> Denoiser:
         raise ValueError(
             "a cache needs a model whose attention follows the order of revelation, and this "
             f"{type(denoiser).__name__} sees all of the text: train one from an MDLM, 'sdtt "
-            "pretrain --attention reveal_causal --init-from MODEL', or leave --cache out"
+            "pretrain --attention reveal_causal --init-from MODEL' or 'sdtt distill --attention "
+            "reveal_causal --model MODEL', or leave --cache out"
         )
     return denoiser
 
