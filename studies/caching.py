@@ -4,9 +4,9 @@
     python studies/caching.py draw
 
 All of them were trained from one teacher, by configs/recipes/caching_nelbo.yaml, the last one by
-configs/recipes/pair_caching.yaml. The control of all is the bidirectional model that had 900 updates
-on the masks of dilated orders, at their entropies. `measure` goes on where it stopped; `draw` needs
-the records only.
+configs/recipes/pair_caching.yaml. The control of all is the bidirectional model that had 900
+updates on the masks of dilated orders, at their entropies. `measure` goes on where it stopped;
+`draw` needs the records only.
 """
 
 import argparse
@@ -101,7 +101,7 @@ def measure_bounds(file: Path, trained: dict[str, Path], texts: Any) -> None:
 
 
 def bounds_table(records: list[dict[str, Any]]) -> str:
-    """NELBO, and how far it is from the bidirectional model's, seed by seed."""
+    """NELBO, and how far it is from the control's, ± one standard error over seeds of the noise."""
     by: dict[tuple[str, int | None], dict[int, float]] = {}
     for record in records:
         by.setdefault((record["name"], record["steps"]), {})[record["seed"]] = record["nelbo"]

@@ -131,7 +131,7 @@ def test_a_cache_that_grows_changes_no_law(model, form, monkeypatch):
     torch.testing.assert_close(cached, plain, rtol=0, atol=1e-5)
 
 
-def test_a_text_of_nan_spoils_no_other_when_a_cache_grows(model, monkeypatch):
+def test_a_text_of_nan_spoils_no_other_when_a_cache_grows(monkeypatch):
     monkeypatch.setattr("sdtt.models.reveal.SLOTS_AT_ONCE", 4)
     cache = RevealCache(2, LENGTH, torch.device("cpu"))
     part = torch.ones(2, 4, 2, 8)
