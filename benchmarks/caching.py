@@ -51,11 +51,12 @@ COLUMNS = {
 def cached_flops(model: MDLMForMaskedLM, length: int, steps: int) -> float:
     """Multiply-adds times two of one text.
 
-    Every token is computed once masked and once visible, but for those of the last step; attention
-    sees half of the text in the mean, and the head has every token once.
+    Every token is computed once masked and once visible, but masked in the first step, where one
+    row serves all, and visible in the last; attention sees half of the text in the mean, and the
+    head has every token once.
     """
     config = model.config
-    width, tokens = config.hidden_dim, length * (2 - 1 / steps)
+    width, tokens = config.hidden_dim, length * (2 - 2 / steps)
     block = tokens * (24 * width**2 + 2 * 2 * width * length / 2)
     return config.n_blocks * block + 2 * length * width * config.vocab_size
 
