@@ -76,7 +76,7 @@ $(PAIR)/student/finished: $(PAIR)/teacher/finished
 	@touch $@
 
 $(PAIR)/caching/finished: $(PAIR)/teacher/finished
-	$(BIN)/sdtt distill --config $(RECIPES)/pair_caching.yaml --data "$(SHARDS)" --output $(@D) --model $(PAIR)/teacher --auto-resume
+	$(BIN)/sdtt pretrain --config $(RECIPES)/pair_caching.yaml --data "$(SHARDS)" --output $(@D) --init-from $(PAIR)/teacher --auto-resume
 	@touch $@
 
 figure: $(FOR_TESTS)  ## the pair's table and figure, results/pair/, from its records

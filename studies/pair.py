@@ -53,20 +53,12 @@ def student_cells(number: int, taught: int) -> Iterator[Cell]:
                 yield Cell(name, "student", order, steps, seed, student_steps=taught)
 
 
-def caching_student(run: Path) -> Path:
-    """The folder of the student that keeps a cache."""
-    folders = list((run / "caching").glob("students/*"))
-    if len(folders) != 1:
-        raise SystemExit(f"{run}/caching holds no student: make {run}/caching/finished trains it")
-    return folders[0]
-
-
 def caching_cells() -> Iterator[Cell]:
-    """It in both orders."""
+    """The model that keeps a cache, in both orders."""
     for order in ("dilated", "random"):
         for steps in reversed(LADDER):
             for seed in range(SEEDS):
-                yield Cell("student with a cache", "student", order, steps, seed)
+                yield Cell("with a cache", "student", order, steps, seed)
 
 
 def reference_of(run: Path, data: Path) -> Any:
@@ -90,7 +82,9 @@ def study_of(
 def measure(options: argparse.Namespace) -> None:
     """All cells of the main table."""
     run = options.run
-    caching = caching_student(run)
+    caching = run / "caching"
+    if not (caching / "config.json").is_file():
+        raise SystemExit(f"{caching} holds no model: make {caching}/finished trains it")
     study = study_of(run, options.data, options.output / "records.jsonl")
     seeds = range(SEEDS)
     study.measure([Cell("real text", "text", seed=seed) for seed in seeds], lambda: None)

@@ -19,13 +19,13 @@ SHAPES = {
     "one_gpu_hour": {"vocab_size": 8192, "model_length": 512},
     "cpu_evening": {"vocab_size": 4096, "model_length": 128},
     "pair_student": {"vocab_size": 4096, "model_length": 128},
-    "pair_caching": {"vocab_size": 4096, "model_length": 128},
+    "caching_taught": {"vocab_size": 4096, "model_length": 128},
 }
 """Of the teacher of each distillation: the length and vocabulary that its own recipe gives it."""
 
 PRETRAINING = (
     *("one_gpu_hour_teacher", "cpu_evening_causal", "cpu_evening_teacher"),
-    *("pair_judge", "pair_start", "pair_teacher", "caching_nelbo"),
+    *("pair_judge", "pair_start", "pair_teacher", "pair_caching"),
 )
 
 
