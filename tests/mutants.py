@@ -8,6 +8,7 @@ imports sdtt from its own copy, one run a core at a time. All named tests must a
 copy that is not changed, which is the first run.
 """
 
+import argparse
 import gc
 import os
 import shutil
@@ -494,6 +495,15 @@ MUTANTS = [
         "model if teacher is None else teacher",
         "teacher",
         (CLI_TEACHERS + "the_first_teacher_keeps_the_attention_of_the_model",),
+    ),
+    Mutant(
+        "an option that a run did not know hinders its resume",
+        "cli/run_folder.py",
+        "if saved.get(key) != config.get(key)]",
+        "if saved.get(key, absent) != config.get(key, absent)]",
+        (
+            "cli/test_cli_run_folder.py::test_an_option_that_a_run_did_not_know_hinders_it_only_if_it_is_given",
+        ),
     ),
     Mutant(
         "asked rows see what the first row sees",
@@ -3370,7 +3380,7 @@ MUTANTS = [
         "models/formats/layouts.py",
         'each.get("time_conditioning") is True',
         "False",
-        (ACCOUNT + "a_network_of_another_law_is_refused_though_its_weights_fit",),
+        (ACCOUNT + "a_network_that_is_told_the_time_is_told_it_here_too",),
     ),
     Mutant(
         "formats: heads are guessed where nothing says them",
@@ -3553,20 +3563,24 @@ def fork(name: str, verdict: Callable[[Path], str], folder: Path) -> tuple[int, 
         os._exit(status)
 
 
-def main(parts: list[str]) -> int:
-    """Run the mutants whose names hold one of ``parts``, all if there are none."""
-    quick = "--quick" in parts
-    parts = [part for part in parts if part != "--quick"]
-    first, every = 1, 1
-    if "--share" in parts:
-        place = parts.index("--share")
-        first, every = map(int, parts[place + 1].split("/"))
-        del parts[place : place + 2]
-    chosen = [m for m in MUTANTS if not parts or any(part in m.name for part in parts)]
-    if quick:
+def chosen_mutants(arguments: list[str]) -> list[Mutant]:
+    """The mutants that the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("parts", nargs="*", help="parts of names: all mutants if there are none")
+    parser.add_argument("--quick", action="store_true", help="none whose tests start processes")
+    parser.add_argument("--share", default="1/1", help="2/3: every third, from the second on")
+    asked = parser.parse_args(arguments)
+    chosen = [m for m in MUTANTS if not asked.parts or any(part in m.name for part in asked.parts)]
+    if asked.quick:
         slow = (PARALLEL, PROCESSES)
         chosen = [m for m in chosen if not any(test.startswith(slow) for test in m.tests)]
-    chosen = chosen[first - 1 :: every]
+    first, every = map(int, asked.share.split("/"))
+    return chosen[first - 1 :: every]
+
+
+def main(arguments: list[str]) -> int:
+    """Run the mutants that are asked for; 1 if one survives."""
+    chosen = chosen_mutants(arguments)
     tests = [test for mutant in chosen for test in mutant.tests]
     waiting: list[tuple[str, Callable[[Path], str]]] = [
         ("the code as it is: every named test is green", lambda s: verdict_on_original(s, tests))

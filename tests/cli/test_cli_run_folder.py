@@ -147,6 +147,13 @@ def test_a_run_under_another_config_is_not_resumed_and_the_keys_are_named(tmp_pa
     ) in str(caught.value)
 
 
+def test_an_option_that_a_run_did_not_know_hinders_it_only_if_it_is_given(tmp_path):
+    save_config(tmp_path, {"rounds": 5}, verb="distill")
+    check_same(tmp_path, {"rounds": 5, "attention": None})
+    with pytest.raises(ValueError, match="attention: '\\(not given\\)' in the run"):
+        check_same(tmp_path, {"rounds": 5, "attention": "reveal_causal"})
+
+
 def test_keys_that_may_differ_do_not_hinder_a_resumed_run(tmp_path):
     make_run(tmp_path)
     save_config(tmp_path, {"rounds": 5, "save_steps": 10}, verb="distill")
