@@ -7,7 +7,7 @@ import torch
 from sdtt.diffusion.categorical import Transform
 from sdtt.diffusion.uniforms import uniforms
 from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
-from sdtt.models.reveal import RevealCache, reveal_mask
+from sdtt.models.reveal import RevealCache, order_mask, reveal_mask
 from sdtt.sampling.dilated import DilatedSettings, plan_dilated
 from sdtt.sampling.generate import check_cache, sample
 from sdtt.sampling.network import Network, by_cache
@@ -58,6 +58,60 @@ def test_what_is_revealed_later_changes_no_visible_token(model):
         before, after = (model.hidden(each, revealed=order) for each in (x, changed))
     torch.testing.assert_close(before[:8], after[:8], rtol=0, atol=0)
     assert not torch.allclose(before[8:], after[8:])
+
+
+def test_in_one_pass_a_masked_position_sees_the_tokens_of_earlier_steps_and_itself():
+    sees = order_mask(torch.tensor([[1, 0, 1]]))[0, 0].long()
+    tokens = [[1, 1, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0]]
+    masked = [[0, 1, 0, 1, 0, 0], [0, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, 1]]
+    assert sees.tolist() == tokens + masked
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_one_pass_gives_the_rows_of_all_steps(model, padded):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randint(0, MASK, (2, LENGTH), generator=generator)
+    revealed = torch.randint(0, 4, (2, LENGTH), generator=generator)
+    real = torch.arange(LENGTH) < torch.tensor([[LENGTH], [9]]) if padded else None
+    with torch.no_grad():
+        at_once = model.hidden_in_order(x, revealed, attention_mask=real)
+        for step in range(4):
+            z = torch.where(revealed < step, x, MASK)
+            rows = ((revealed == step) & (real is None or real)).flatten().nonzero().squeeze(1)
+            told = {"revealed": revealed, "attention_mask": real}
+            torch.testing.assert_close(at_once[rows], model.hidden(z, rows, **told))
+
+
+def test_the_rows_that_are_asked_for_come_in_their_order(model):
+    x, revealed = torch.arange(LENGTH).view(2, -1), torch.tensor([[0, 1, 2, 0, 1, 2]] * 2)
+    rows = torch.tensor([7, 2, 11])
+    with torch.no_grad():
+        every, some = (model.hidden_in_order(x, revealed, each) for each in (None, rows))
+    torch.testing.assert_close(some, every[rows])
+
+
+def test_the_probabilities_of_all_texts_in_an_order_add_up_to_one():
+    model = follower(vocab_size=4)
+    every = torch.cartesian_prod(*[torch.arange(3)] * 4)
+    revealed = torch.tensor([[2, 0, 1, 1]]).expand(len(every), -1)
+    with torch.no_grad():
+        hidden = model.hidden_in_order(every, revealed)
+        laws = model.logits(hidden).double().log_softmax(-1)
+    logp = laws.gather(1, every.reshape(-1, 1)).view(len(every), 4).sum(1)
+    assert logp.exp().sum().item() == pytest.approx(1, abs=1e-6)
+    assert logp.std() > 0.1
+
+
+def test_a_text_that_is_too_long_has_no_pass_of_all_steps(model):
+    x = torch.zeros(1, 17, dtype=torch.long)
+    with pytest.raises(ValueError, match="17 tokens is longer than the model's 16"):
+        model.hidden_in_order(x, x)
+
+
+def test_a_bidirectional_model_has_no_pass_of_all_steps():
+    x = torch.zeros(1, 4, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"bidirectional attention .* each step"):
+        follower(attention="bidirectional").hidden_in_order(x, x)
 
 
 SAMPLERS = {

@@ -44,13 +44,31 @@ def test_the_operations_of_a_stage_are_those_that_its_updates_count(tmp_path, ru
     assert [stage.flops for stage in estimate.stages] == pytest.approx([2 * n for n in expected])
 
 
-@pytest.mark.parametrize("kind", [MDLMTrainer, CausalTrainer])
-def test_the_operations_of_a_pretraining_are_those_that_its_updates_count(tmp_path, runs, kind):
-    model = runs.masked_model() if kind is MDLMTrainer else runs.causal_model()
+@pytest.mark.parametrize(
+    ("kind", "attention"),
+    [(MDLMTrainer, "bidirectional"), (MDLMTrainer, "reveal_causal"), (CausalTrainer, None)],
+)
+def test_the_operations_of_a_pretraining_are_those_that_its_updates_count(
+    tmp_path, runs, kind, attention
+):
+    masked = attention is not None
+    model = runs.masked_model(attention=attention) if masked else runs.causal_model()
     trainer = runs.pretrainer(kind, tmp_path, model, gradient_accumulation_steps=3)
     estimate = estimate_of_pretraining(trainer.args, model, PEAK)
     assert (estimate.texts, estimate.updates) == (12, 6)
     assert estimate.flops == pytest.approx(6 * trainer.update_flops().total)
+
+
+def test_whole_orders_keep_each_token_twice_for_the_backward_pass(tmp_path, runs):
+    model = runs.masked_model(attention="reveal_causal")
+    settings = runs.QUIET | {"per_device_train_batch_size": 4, "attn_implementation": "sdpa"}
+
+    def kept(whole_orders):
+        args = PretrainConfig(str(tmp_path), whole_orders=whole_orders, **settings)
+        return estimate_of_pretraining(args, model, PEAK).memory.activations
+
+    projected = 4 * 8 * model.config.hidden_dim * 8  # rows and normalised rows, in float32
+    assert kept(True) - projected == 2 * (kept(False) - projected)
 
 
 def test_the_texts_of_an_update_are_those_of_the_global_batch(tmp_path, runs):

@@ -15,6 +15,7 @@ from sdtt.training.flops import (
     masked_share,
     shape_of,
     training_flops,
+    whole_order_flops,
 )
 from sdtt.training.stream import noise_of
 
@@ -54,6 +55,21 @@ def test_frozen_weights_need_no_gradient_of_their_own(runs):
         parameter.requires_grad_("mlp" not in name)
     expected = training_flops(shape_of(model), texts=TEXTS, length=LENGTH, rows=len(ROWS))
     assert counted(lambda: passed(model).backward()) == expected.total
+
+
+def test_whole_orders_take_what_torch_counts_but_for_pairs_that_do_not_see_each_other(runs):
+    model = runs.masked_model(attention="reveal_causal")
+    model.set_attn_implementation("eager")
+    x = torch.randint(19, (TEXTS, LENGTH), generator=torch.Generator().manual_seed(0))
+    revealed = torch.arange(LENGTH).expand(TEXTS, -1)
+    expected = whole_order_flops(shape_of(model), texts=TEXTS, length=LENGTH)
+
+    def passed():
+        hidden = model.hidden_in_order(x, revealed)
+        model.head.scores(hidden).sum().backward()
+
+    # of the (2 L)^2 pairs that torch multiplies about L^2 see each other
+    assert counted(passed) == expected.body + 4 * expected.attention + expected.head
 
 
 def test_a_constant_condition_is_no_work_of_a_token(runs):

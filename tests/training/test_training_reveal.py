@@ -1,5 +1,6 @@
 """Training of networks whose attention follows the order of revelation."""
 
+import itertools
 import json
 import math
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from sdtt.diffusion.noise import SCHEDULES, revealed_in
-from sdtt.training.pretrain import MDLMTrainer
+from sdtt.training.pretrain import CausalTrainer, MDLMTrainer
 from sdtt.training.stream import DILATED_STEPS, in_dilated_orders, noise_of
 
 MASK = 19
@@ -53,6 +54,80 @@ def test_the_masked_loss_is_of_the_law_in_the_order_that_its_noise_says(tmp_path
             expected -= math.log(laws[i, text[i]]) / t.item() / (4 * 8)
     trainer.train()
     assert first_loss(tmp_path) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [{}, {"variable_length": 1.0}])
+def test_the_loss_of_whole_orders_is_that_of_each_token_in_its_step(tmp_path, runs, lengths):
+    model = runs.masked_model(**FOLLOWER)
+    trainer = runs.pretrainer(
+        MDLMTrainer, tmp_path, model, max_steps=1, seed=SEED, whole_orders=True, **lengths
+    )
+    x, noise, expected = first_texts(trainer), trainer.noise(list(range(4)), 8), 0.0
+    revealed = revealed_in(noise.u, noise.steps)
+    for text, order, size in zip(x, revealed, noise.lengths.tolist(), strict=True):
+        for i in range(size):
+            z = torch.where(order < order[i], text, MASK)[None, :size]
+            with torch.no_grad():
+                logits = model(input_ids=z, revealed=order[None, :size]).logits[0, i, :MASK]
+            expected -= logits.double().log_softmax(-1)[text[i]].item() / int(noise.lengths.sum())
+    trainer.train()
+    assert first_loss(tmp_path) == pytest.approx(expected, rel=1e-5)
+
+
+def test_whole_orders_have_the_mean_of_what_is_left_after_one_of_their_steps(runs):
+    model = runs.masked_model(**FOLLOWER, model_length=3)
+    text = torch.tensor([4, 9, 2])
+    whole, parts = [], []
+    for order in itertools.permutations(range(3)):
+        revealed = torch.tensor([order])
+        with torch.no_grad():
+            hidden = model.hidden_in_order(text[None], revealed)
+            whole.append(-model.logits(hidden).log_softmax(-1).gather(1, text[:, None]).sum())
+            for left in (1, 2, 3):  # of three steps, each as likely; the weight is 1 / t
+                z = torch.where(revealed < 3 - left, text, MASK)
+                logits = model(input_ids=z, revealed=revealed).logits[0].log_softmax(-1)
+                losses = -logits.gather(1, text[:, None]).squeeze(1)[(z == MASK)[0]]
+                parts.append(losses.sum() * 3 / left)
+    torch.testing.assert_close(torch.stack(whole).mean(), torch.stack(parts).mean())
+
+
+def test_an_update_of_whole_orders_is_kept_with_each_token_masked(tmp_path, runs):
+    model = runs.masked_model(**FOLLOWER)
+    trainer = runs.pretrainer(MDLMTrainer, tmp_path, model, seed=SEED, variable_length=0.5)
+    batch, noise = trainer.batch_of(1), trainer.noise(list(range(4)), 8)
+    assert torch.equal(batch.masks, noise.real)
+    assert not bool(batch.masks.all())
+    assert batch.t.tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("attention", "order", "whole"),
+    [
+        ("reveal_causal", None, True),
+        ("reveal_causal", "dilated", True),
+        ("reveal_causal", "random", False),
+        ("bidirectional", "dilated", False),
+    ],
+)
+def test_dilated_orders_are_learned_whole_where_attention_follows_them(
+    tmp_path, runs, attention, order, whole
+):
+    model = runs.masked_model(**FOLLOWER | {"attention": attention})
+    trainer = runs.pretrainer(MDLMTrainer, tmp_path, model, noise_order=order)
+    noise = trainer.noise(list(range(4)), 8)
+    taught = noise.real if whole else noise.masked(trainer.schedule)
+    assert trainer.lessons(first_texts(trainer), list(range(4)), 32) == int(taught.sum())
+
+
+def test_a_causal_model_has_no_whole_orders(tmp_path, runs):
+    with pytest.raises(ValueError, match="whole_orders=True"):
+        runs.pretrainer(CausalTrainer, tmp_path, runs.causal_model(), whole_orders=True)
+
+
+def test_whole_orders_are_for_networks_that_follow_the_order(tmp_path, runs):
+    model = runs.masked_model()
+    with pytest.raises(ValueError, match=r"whole_orders=True .* attention='reveal_causal'"):
+        runs.pretrainer(MDLMTrainer, tmp_path, model, whole_orders=True)
 
 
 def test_the_numbers_of_steps_are_powers_of_two_up_to_the_length_each_as_likely():
@@ -113,7 +188,7 @@ def test_what_a_teacher_draws_is_revealed_after_all_that_was_visible(tmp_path, r
 
 def test_dilated_orders_are_of_each_number_of_steps_and_keep_its_masks():
     schedule = SCHEDULES["log_linear"]
-    process = noise_of(list(range(400)), length=32, batch=400, seed=0, smallest_time=1e-3)
+    process = noise_of(list(range(400)), length=64, batch=400, seed=0, smallest_time=1e-3)
     noise = in_dilated_orders(process, schedule)
     assert set(noise.steps.tolist()) == set(DILATED_STEPS)
     for masked, steps in zip(noise.masked(schedule), noise.steps.tolist(), strict=True):

@@ -18,7 +18,7 @@ from sdtt.models.fold import fold
 from sdtt.models.noise_level import log_linear_level, masked_share
 from sdtt.models.pack import pack
 from sdtt.models.placement import is_plain
-from sdtt.models.reveal import RevealCache, reveal_mask
+from sdtt.models.reveal import RevealCache, order_mask, reveal_mask
 from sdtt.sampling.generation import DiffusionGenerationMixin
 
 Objective = Callable[[Tensor, Head], Tensor]
@@ -120,10 +120,7 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
             ValueError: If a text is longer than the model's ``model_length``.
         """
         length = z.shape[1]
-        if length > self.config.model_length:
-            raise ValueError(
-                f"a text of {length} tokens is longer than the model's {self.config.model_length}"
-            )
+        self.check_length(length)
         mask: Any = None
         if self.follows_order:
             order = torch.zeros_like(z) if revealed is None else revealed
@@ -139,6 +136,56 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
         sigma = self._sigma(z, t, attention_mask) if self.is_told_time else None
         hidden: Tensor = self.backbone(z, positions, mask, rows, sigma=sigma)
         return hidden.to(z.device)
+
+    def hidden_in_order(
+        self,
+        x: Int[Tensor, "B L"],
+        revealed: Int[Tensor, "B L"],
+        rows: Int[Tensor, " N"] | None = None,
+        *,
+        attention_mask: Bool[Tensor, "B L"] | None = None,
+    ) -> Float[Tensor, "N D"]:
+        """The row of each position as it stands when its step begins, all by one pass over 2 L.
+
+        The masked position i sees the tokens of ``x`` that earlier steps reveal: the sum of its
+        -log p(x_i) over all positions is -log of the probability that a sampler in this order,
+        which reveals the positions of one step independently, gives exactly ``x``.
+
+        Args:
+            x: Clean texts.
+            revealed: The step in which each position is revealed; any growing numbers.
+            rows: Flat indices into B*L; all rows if None.
+            attention_mask: True where a token is real.
+
+        Raises:
+            ValueError: If the attention of this model does not follow the order of revelation, or a
+                text is longer than its ``model_length``.
+        """
+        if not self.follows_order:
+            raise ValueError(
+                "a model of bidirectional attention computes another law at each step: its passes "
+                "cannot be one"
+            )
+        batch, length = x.shape
+        self.check_length(length)
+        columns = torch.cat([x, torch.full_like(x, self.mask_token_id)], 1)
+        places = torch.arange(length, device=x.device).repeat(2)
+        every = torch.arange(batch * length, device=x.device) if rows is None else rows
+        asked = every // length * (2 * length) + length + every % length
+        sees = order_mask(revealed, attention_mask)
+        hidden: Tensor = self.backbone(columns, places, sees, asked)
+        return hidden.to(x.device)
+
+    def check_length(self, length: int) -> None:
+        """Refuses texts that are longer than ``model_length``.
+
+        Raises:
+            ValueError: If they are.
+        """
+        if length > self.config.model_length:
+            raise ValueError(
+                f"a text of {length} tokens is longer than the model's {self.config.model_length}"
+            )
 
     def _sigma(
         self, z: Tensor, t: Tensor | None, attention_mask: Tensor | None
@@ -198,6 +245,7 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
         rows: Int[Tensor, " N"] | None = None,
         objective: Objective | None = None,
         revealed: Int[Tensor, "B L"] | None = None,
+        in_order: bool = False,
         **_: Any,
     ) -> MaskedLMOutput:
         """The transformers contract, or an objective of some rows.
@@ -211,11 +259,16 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
             objective: A function of (hidden rows, head) that gives a loss. It is called in here, so
                 that the hooks of a wrapper (DDP, FSDP) see its gradients; no logits are made.
             revealed: See ``hidden``.
+            in_order: With ``objective``: its rows are those of ``hidden_in_order``.
 
         Returns:
             ``loss`` if asked for, and ``logits`` (B, L, vocab_size), -inf at excluded ids.
         """
         order = {} if revealed is None else {"revealed": revealed}
+        if objective is not None and in_order:
+            assert revealed is not None
+            hidden = self.hidden_in_order(input_ids, revealed, rows, attention_mask=attention_mask)
+            return MaskedLMOutput(loss=objective(hidden, self.head))
         if objective is not None:
             hidden = self.hidden(input_ids, rows, attention_mask=attention_mask, t=t, **order)
             return MaskedLMOutput(loss=objective(hidden, self.head))
@@ -252,10 +305,7 @@ class CachedMDLM:
     def __init__(self, model: MDLMForMaskedLM, batch: int, length: int) -> None:
         if not model.follows_order:
             raise ValueError("a model of bidirectional attention cannot keep a cache")
-        if length > model.config.model_length:
-            raise ValueError(
-                f"a text of {length} tokens is longer than the model's {model.config.model_length}"
-            )
+        model.check_length(length)
         self.model = model
         self.cache = RevealCache(batch, length, model.device, few_shapes=model.is_compiled)
 

@@ -36,6 +36,29 @@ def reveal_mask(
     return (sees | own)[:, None]
 
 
+def order_mask(
+    revealed: Int[Tensor, "B L"], attention_mask: Bool[Tensor, "B L"] | None = None
+) -> Bool[Tensor, "B 1 2*L 2*L"]:
+    """Which key each column sees, of L visible tokens and behind them L masked ones.
+
+    Token i sees what its own step and those before it reveal; the masked position i sees what the
+    steps before its own reveal, and itself. So column L + i is what a sampler asks for when it
+    reveals i, and one pass computes all steps of a generation.
+
+    Args:
+        revealed: The step in which each position is revealed; any growing numbers.
+        attention_mask: True where a token is real.
+    """
+    own, of_others = revealed[:, :, None], revealed[:, None, :]
+    visible, earlier = of_others <= own, of_others < own
+    if attention_mask is not None:
+        visible, earlier = (seen & attention_mask[:, None, :] for seen in (visible, earlier))
+    itself = torch.eye(revealed.shape[1], dtype=torch.bool, device=revealed.device)
+    alone = itself.expand_as(visible)
+    tokens = torch.cat([visible | itself, torch.zeros_like(visible)], 2)
+    return torch.cat([tokens, torch.cat([earlier, alone], 2)], 1)[:, None]
+
+
 FEWEST_COLUMNS = 8
 """Of a pass of a compiled network."""
 

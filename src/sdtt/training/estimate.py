@@ -16,11 +16,12 @@ from sdtt.training.flops import (
     passes_of_round,
     shape_of,
     training_flops,
+    whole_order_flops,
 )
 from sdtt.training.gpu_hours import HOUR, GpuHours
 from sdtt.training.memory import Memory, checkpoint_bytes, memory_of
 from sdtt.training.peak import Peak
-from sdtt.training.pretrain import MDLMTrainer
+from sdtt.training.pretrain import MDLMTrainer, PretrainConfig, has_whole_orders
 from sdtt.training.probe import Probe
 from sdtt.training.sdtt_config import SDTTConfig
 from sdtt.training.sharing import accumulation_steps
@@ -177,19 +178,18 @@ def estimate_of_distillation(
     return _estimate(args, student, network, peak, tuple(stages), held, students)
 
 
-def estimate_of_pretraining(args: StreamConfig, model: Any, peak: Peak) -> Estimate:
+def estimate_of_pretraining(args: PretrainConfig, model: Any, peak: Peak) -> Estimate:
     """What a pretraining will ask for; see ``estimate_of_distillation``."""
     network = shape_of(model)
     length, texts = _length(model), _texts(args)
     real = _real_share(args, length)
-    smallest = MDLMTrainer.smallest_time
-    share = 1.0 if network.causal else masked_share(SCHEDULES[args.schedule], smallest)
-    flops = training_flops(
-        network,
-        texts=texts,
-        length=length,
-        rows=share * texts * length,
-    )
+    twice = has_whole_orders(args, model)
+    if twice:
+        flops = whole_order_flops(network, texts=texts, length=length)
+    else:
+        smallest = MDLMTrainer.smallest_time
+        share = 1.0 if network.causal else masked_share(SCHEDULES[args.schedule], smallest)
+        flops = training_flops(network, texts=texts, length=length, rows=share * texts * length)
     stage = Stage(
         teacher_steps=None,
         student_steps=None,
@@ -200,7 +200,7 @@ def estimate_of_pretraining(args: StreamConfig, model: Any, peak: Peak) -> Estim
         flops=args.max_steps * flops.total * real,
     )
     result = 4 * (network.parameters + (network.trained if args.ema_decay else 0))
-    return _estimate(args, model, network, peak, (stage,), 0, result)
+    return _estimate(args, model, network, peak, (stage,), 0, result, passes=2 if twice else 1)
 
 
 def _estimate(
@@ -211,6 +211,7 @@ def _estimate(
     stages: tuple[Stage, ...],
     teacher_parameters: int,
     results: int,
+    passes: int = 1,
 ) -> Estimate:
     length, texts = _length(model), args.per_device_train_batch_size
     ema = bool(args.ema_decay)
@@ -233,7 +234,7 @@ def _estimate(
         memory=memory_of(
             network,
             texts=texts,
-            length=length,
+            length=passes * length,  # of whole orders each token passes visible and masked
             rows=texts * length,
             teacher_parameters=teacher_parameters,
             ema=ema,

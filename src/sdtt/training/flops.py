@@ -11,7 +11,7 @@ Norms, activations, softmax and the optimiser are left out (about a hundredth at
 is what gradient checkpointing computes a second time: the mathematics does not need it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -146,6 +146,15 @@ def training_flops(network: Network, *, texts: float, length: int, rows: float) 
         attention=3 * once.attention,
         head=(3 if network.head_trained else 2) * once.head,
     )
+
+
+def whole_order_flops(network: Network, *, texts: float, length: int) -> Flops:
+    """A pass over whole orders and its backward pass.
+
+    Each token passes twice, visible and masked, and sees half of the text; each is projected once.
+    """
+    halved = replace(network, causal=True)
+    return training_flops(halved, texts=2 * texts, length=length, rows=texts * length)
 
 
 def masked_share(schedule: Schedule, smallest_time: float = 0.0) -> float:

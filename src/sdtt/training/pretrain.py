@@ -15,7 +15,7 @@ from sdtt.diffusion.tiled import tiled_cross_entropy
 from sdtt.models.blocks import BlocksModel
 from sdtt.training.config import StreamConfig
 from sdtt.training.finite import Batch
-from sdtt.training.flops import Flops, masked_share
+from sdtt.training.flops import Flops, masked_share, whole_order_flops
 from sdtt.training.stream import DILATED_STEPS, Noise, in_dilated_orders, is_real
 from sdtt.training.trainer import StreamTrainer
 
@@ -39,6 +39,14 @@ class PretrainConfig(StreamConfig):
             "help": "mdlm: masks of the process, or those that dilated orders of "
             f"{', '.join(map(str, DILATED_STEPS))} steps meet; by default random, but dilated "
             "where attention follows the order"
+        },
+    )
+    whole_orders: bool | None = field(
+        default=None,
+        metadata={
+            "help": "mdlm whose attention follows the order: passes of 2 L tokens, which teach all "
+            "steps of an order, in place of what is left after one of them; by default where "
+            "orders are dilated"
         },
     )
     lr_scheduler_type: SchedulerType | str = field(
@@ -65,16 +73,50 @@ class PretrainConfig(StreamConfig):
             self.lr_scheduler_kwargs = own | (given if isinstance(given, dict) else {})
 
 
+def noise_order_of(args: PretrainConfig, model: Any) -> str:
+    """Random or dilated: as the config says, or what suits the attention of the model."""
+    return args.noise_order or ("dilated" if follows_order(model) else "random")
+
+
+def has_whole_orders(args: PretrainConfig, model: Any) -> bool:
+    """Whether a pass teaches all steps of an order: as the config says, or as the orders suit it.
+
+    Raises:
+        ValueError: If it is asked for, and attention does not follow the order.
+    """
+    follows = follows_order(model)
+    if args.whole_orders and not follows:
+        raise ValueError(
+            "whole_orders=True asks for attention='reveal_causal': in any other network each step "
+            "is a pass of its own"
+        )
+    if args.whole_orders is not None:
+        return args.whole_orders
+    return follows and noise_order_of(args, model) == "dilated"
+
+
 class MDLMTrainer(StreamTrainer):
     """Trains a denoiser by its NELBO, in nats per token [MDLM, eq. 10].
 
     The loss of an update is the mean over its B texts of
     1/L * -alpha'(t) / (1 - alpha(t)) * sum over masked of -log p(x_i | z_t).
+
+    With ``whole_orders`` it is the mean of 1/L * sum over all of -log p(x_i | x of earlier steps),
+    each text in its own order: -log of the probability that a sampler of these steps gives it. In
+    dilated orders the mean over orders is that of the first loss, which takes one step of each;
+    here all steps of an order are taken, by one pass over 2 L.
+
+    Raises:
+        ValueError: If ``whole_orders`` is asked for and attention does not follow the order.
     """
 
     smallest_time = SMALLEST_TIME
 
     args: PretrainConfig
+
+    def __init__(self, model: Any, args: PretrainConfig, *others: Any, **kwargs: Any) -> None:
+        self.whole_orders = has_whole_orders(args, model)
+        super().__init__(model, args, *others, **kwargs)
 
     def items(self, x: Tensor, places: list[int]) -> int:
         """Tokens."""
@@ -83,28 +125,44 @@ class MDLMTrainer(StreamTrainer):
     def noise(self, places: list[int], length: int) -> Noise:
         """The noise of the texts at these places, of the process or of dilated orders."""
         noise = super().noise(places, length)
-        order = self.args.noise_order
-        if order is None:
-            denoiser = self.accelerator.unwrap_model(self.model)
-            order = "dilated" if follows_order(denoiser) else "random"
+        order = noise_order_of(self.args, self.accelerator.unwrap_model(self.model))
         return noise if order == "random" else in_dilated_orders(noise, self.schedule)
+
+    def taught(self, noise: Noise) -> Tensor:
+        """Which positions have a loss: the masked ones; in whole orders all, each in its step."""
+        return noise.real if self.whole_orders else noise.masked(self.schedule)
 
     def lessons(self, x: Tensor, places: list[int], items: int) -> int:  # noqa: ARG002
         """Masked positions."""
-        return int(self.noise(places, x.shape[1]).masked(self.schedule).sum())
+        return int(self.taught(self.noise(places, x.shape[1])).sum())
 
     def update_flops(self) -> Flops:
         """A pass and its backward pass; the masked rows are projected."""
+        if self.whole_orders:
+            texts, length = self.stream.batch, self.stream.length
+            return whole_order_flops(self.network, texts=texts, length=length)
         return self.flops_with_rows(masked_share(self.schedule, self.smallest_time))
+
+    def batch_of(self, update: int) -> Batch:
+        """All texts of an update; of whole orders each token is masked, as at time 1."""
+        batch = super().batch_of(update)
+        if not self.whole_orders:
+            return batch
+        real = is_real(self.lengths(batch.places.tolist(), self.stream.length), self.stream.length)
+        return replace(batch, t=torch.ones_like(batch.t), masks=real)
 
     def loss_sum(self, model: nn.Module, x: Tensor, places: list[int]) -> Tensor:
         """The NELBO of the texts, summed, in nats."""
         denoiser = self.accelerator.unwrap_model(self.model)
         noise = self.noise(places, x.shape[1])
-        masked = noise.masked(self.schedule).to(x.device)
-        rows = masked.flatten().nonzero().squeeze(-1)
+        taught = self.taught(noise).to(x.device)
+        rows = taught.flatten().nonzero().squeeze(-1)
         self.monitor.count(len(rows))
-        weights = nelbo_weight(noise.t, self.schedule).float().to(x.device)[rows // x.shape[1]]
+        if self.whole_orders:
+            z, weights = x, torch.ones(len(rows), device=x.device)
+        else:
+            z = mask(x, taught, denoiser.mask_token_id)
+            weights = nelbo_weight(noise.t, self.schedule).float().to(x.device)[rows // x.shape[1]]
 
         def objective(hidden: Tensor, head: Any) -> Tensor:
             return tiled_cross_entropy(
@@ -117,12 +175,14 @@ class MDLMTrainer(StreamTrainer):
                 products=self.loss_products,
             )
 
-        z = mask(x, masked, denoiser.mask_token_id)
-        real = noise.attention_mask(x.device)
-        told = noise.told(self.schedule).to(x.device)
-        order = noise.order_for(denoiser, x.device)
         loss: Tensor = model(
-            input_ids=z, attention_mask=real, t=told, rows=rows, objective=objective, **order
+            input_ids=z,
+            attention_mask=noise.attention_mask(x.device),
+            t=noise.told(self.schedule).to(x.device),
+            rows=rows,
+            objective=objective,
+            **noise.order_for(denoiser, x.device),
+            **({"in_order": True} if self.whole_orders else {}),
         ).loss
         return loss
 
@@ -134,10 +194,13 @@ class CausalTrainer(StreamTrainer):
         ValueError: If the model's config names no BOS.
     """
 
-    def __init__(self, model: BlocksModel, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, model: BlocksModel, args: PretrainConfig, *others: Any, **kwargs: Any
+    ) -> None:
         if model.config.bos_token_id is None:
             raise ValueError("a causal model is trained behind BOS: its config needs bos_token_id")
-        super().__init__(model, *args, **kwargs)
+        has_whole_orders(args, model)  # which it has not
+        super().__init__(model, args, *others, **kwargs)
 
     def batch_of(self, update: int) -> Batch:
         """All texts of an update; none of them is masked."""

@@ -16,7 +16,7 @@ from sdtt.diffusion.noise import Schedule, is_masked, revealed_in, stratified_ti
 from sdtt.diffusion.uniforms import permutation, uniforms
 from sdtt.sampling.dilated import refined_order
 
-DILATED_STEPS = (4, 8, 16, 32)
+DILATED_STEPS = (4, 8, 16, 32, 64)
 """The numbers of steps whose masks a model meets that is trained on dilated orders."""
 
 REMEMBERED = 64
