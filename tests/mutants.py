@@ -562,6 +562,34 @@ MUTANTS = [
         (TRAIN_REVEAL + "an_update_of_whole_orders_is_kept_with_each_token_masked",),
     ),
     Mutant(
+        "dilated orders: short texts have as many steps as long ones",
+        "training/stream.py",
+        "steps = noise.lengths.clamp_max(most)",
+        "steps = noise.lengths.clamp(most, most)",
+        (TRAIN_REVEAL + "texts_in_dilated_orders_have_the_weight_of_their_tokens",),
+    ),
+    Mutant(
+        "dilated orders: masks have the weight of the process",
+        "training/pretrain.py",
+        "return 1 / (1 - self.schedule.alpha(noise.t))",
+        "return nelbo_weight(noise.t, self.schedule)",
+        (TRAIN_REVEAL + "the_loss_of_a_masked_text_has_the_weight_of_its_order",),
+    ),
+    Mutant(
+        "a teacher's parts are steps of the student",
+        "training/stream.py",
+        "revealed=when // parts,",
+        "revealed=when,",
+        (TRAIN_REVEAL + "tokens_of_one_step_of_a_student_are_of_one_step_whatever_its_parts",),
+    ),
+    Mutant(
+        "masks of attention take no memory",
+        "training/memory.py",
+        "block += size * length",
+        "pass",
+        (MEMORY + "what_attention_in_an_order_keeps_is_estimated_within_a_tenth",),
+    ),
+    Mutant(
         "whole orders: a token passes once",
         "training/flops.py",
         "return training_flops(halved, texts=2 * texts,",
@@ -603,8 +631,8 @@ MUTANTS = [
     Mutant(
         "a network that follows the order is pretrained as if all came at once",
         "training/pretrain.py",
-        "order = noise.order_for(denoiser, x.device)",
-        "order = {}",
+        "**noise.order_for(denoiser, x.device),",
+        "**{},",
         (TRAIN_REVEAL + "the_masked_loss_is_of_the_law_in_the_order_that_its_noise_says",),
     ),
     Mutant(
@@ -1651,8 +1679,8 @@ MUTANTS = [
     Mutant(
         "forward keeps its time to itself",
         "models/mdlm.py",
-        "hidden = self.hidden(input_ids, rows, attention_mask=attention_mask, t=t, **order)",
-        "hidden = self.hidden(input_ids, rows, attention_mask=attention_mask, **order)",
+        "asked_rows, attention_mask=attention_mask, t=t, **order)",
+        "asked_rows, attention_mask=attention_mask, **order)",
         (
             TIME + "forward_tells_its_times",
             TOLD + "a_student_in_pretraining_is_told_its_time",
@@ -1943,8 +1971,8 @@ MUTANTS = [
     Mutant(
         "pretraining takes updates that mask nothing",
         "training/pretrain.py",
-        "        return int(self.noise(places, x.shape[1]).masked(self.schedule).sum())",
-        "        return items",
+        "return int(self.taught(self.noise(places, x.shape[1])).sum())",
+        "return items",
         (OPTIONS + "pretraining_skips_an_update_in_which_nothing_is_masked_too",),
     ),
     Mutant(

@@ -72,14 +72,25 @@ def test_one_pass_gives_the_rows_of_all_steps(model, padded):
     generator = torch.Generator().manual_seed(1)
     x = torch.randint(0, MASK, (2, LENGTH), generator=generator)
     revealed = torch.randint(0, 4, (2, LENGTH), generator=generator)
-    real = torch.arange(LENGTH) < torch.tensor([[LENGTH], [9]]) if padded else None
+    real = (torch.arange(LENGTH) < torch.tensor([[LENGTH], [9]])).long() if padded else None
     with torch.no_grad():
         at_once = model.hidden_in_order(x, revealed, attention_mask=real)
         for step in range(4):
             z = torch.where(revealed < step, x, MASK)
-            rows = ((revealed == step) & (real is None or real)).flatten().nonzero().squeeze(1)
+            rows = ((revealed == step) & (real is None or real == 1)).flatten().nonzero().squeeze(1)
             told = {"revealed": revealed, "attention_mask": real}
             torch.testing.assert_close(at_once[rows], model.hidden(z, rows, **told))
+
+
+def test_forward_gives_the_same_laws_in_order(model):
+    x, revealed = torch.arange(LENGTH)[None], torch.arange(LENGTH)[None] // 3
+    with torch.no_grad():
+        logits = model(x, revealed=revealed, in_order=True).logits
+        torch.testing.assert_close(
+            logits[0, :, :MASK], model.logits(model.hidden_in_order(x, revealed))
+        )
+    with pytest.raises(ValueError, match="in_order=True needs revealed"):
+        model(x, in_order=True)
 
 
 def test_the_rows_that_are_asked_for_come_in_their_order(model):

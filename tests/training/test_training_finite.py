@@ -87,6 +87,7 @@ def test_the_batch_of_a_bad_update_is_saved_for_inspection(tmp_path, runs):
         "places": torch.tensor(places),
         "t": noise.t,
         "masks": noise.u < noise.t[:, None],
+        "revealed": noise.revealed,
     }
     saved = load_file(file)
     assert saved.pop("loss").isfinite()

@@ -11,7 +11,7 @@ from sdtt.training.memory import checkpoint_bytes, memory_of
 TEXTS, LENGTH = 4, 64
 
 
-def kept(model, half):
+def kept(model, half, **inputs):
     """Bytes that a pass keeps for its backward pass, weights and their casts aside."""
     own = {each.untyped_storage().data_ptr() for each in model.parameters()}
     shapes = {each.shape for each in model.parameters()}
@@ -30,7 +30,7 @@ def kept(model, half):
         torch.autocast("cpu", torch.bfloat16, enabled=half),
         saved_tensors_hooks(pack, lambda tensor: tensor),
     ):
-        loss = model(input_ids=ids, rows=rows, objective=lambda h, _: h.sum()).loss
+        loss = model(input_ids=ids, rows=rows, objective=lambda h, _: h.sum(), **inputs).loss
     assert loss.requires_grad
     return sum(storages.values())
 
@@ -53,6 +53,26 @@ def test_activations_are_estimated_within_a_tenth_of_what_autograd_keeps(
         eager_heads=8 if attention == "eager" else 0,
     )
     assert estimate.activations == pytest.approx(kept(model, half), rel=0.1)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_what_attention_in_an_order_keeps_is_estimated_within_a_tenth(runs, attention, whole, half):
+    shape = {"hidden_dim": 32, "n_blocks": 4, "n_heads": 4, "model_length": LENGTH}
+    model = runs.masked_model(**shape, attention="reveal_causal")
+    model.set_attn_implementation(attention)
+    estimate = memory_of(
+        shape_of(model),
+        texts=TEXTS,
+        length=2 * LENGTH if whole else LENGTH,
+        rows=TEXTS * LENGTH,
+        half=half,
+        eager_heads=4 if attention == "eager" else 0,
+        hides_keys=True,
+    )
+    order = {"revealed": torch.arange(LENGTH).expand(TEXTS, -1), "in_order": whole}
+    assert estimate.activations == pytest.approx(kept(model, half, **order), rel=0.1)
 
 
 def test_gradient_checkpointing_keeps_one_block_and_the_stream_between_them(runs):

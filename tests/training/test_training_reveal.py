@@ -9,7 +9,7 @@ import torch
 
 from sdtt.diffusion.noise import SCHEDULES, revealed_in
 from sdtt.training.pretrain import CausalTrainer, MDLMTrainer
-from sdtt.training.stream import DILATED_STEPS, in_dilated_orders, noise_of
+from sdtt.training.stream import DILATED_STEPS, in_dilated_order, in_dilated_orders, noise_of
 
 MASK = 19
 SEED = 3  # of which the texts of one update have visible tokens of several steps
@@ -28,10 +28,9 @@ def noise_of_first(smallest_time):
     return noise_of(list(range(4)), length=8, batch=4, seed=SEED, smallest_time=smallest_time)
 
 
-def law(model, text, u, t, steps):
-    """p(. | z) of every position of one text at time t, written with steps from its uniforms."""
+def law(model, text, u, t, revealed):
+    """p(. | z) of every position of one text at time t, whose tokens came in these steps."""
     z = torch.where(u < t, MASK, text)
-    revealed = ((1 - u) * steps).floor().long()
     with torch.no_grad():
         logits = model(input_ids=z[None], revealed=revealed[None]).logits[0, :, :MASK]
     return z == MASK, logits.double().softmax(-1)
@@ -48,8 +47,8 @@ def test_the_masked_loss_is_of_the_law_in_the_order_that_its_noise_says(tmp_path
         MDLMTrainer, tmp_path, model, max_steps=1, seed=SEED, noise_order="random"
     )
     x, noise, expected = first_texts(trainer), noise_of_first(1e-3), 0.0
-    for text, t, u, steps in zip(x, noise.t, noise.u, noise.steps, strict=True):
-        masked, laws = law(model, text, u, t, steps)
+    for text, t, u, revealed in zip(x, noise.t, noise.u, noise.revealed, strict=True):
+        masked, laws = law(model, text, u, t, revealed)
         for i in masked.nonzero().flatten().tolist():
             expected -= math.log(laws[i, text[i]]) / t.item() / (4 * 8)
     trainer.train()
@@ -63,8 +62,7 @@ def test_the_loss_of_whole_orders_is_that_of_each_token_in_its_step(tmp_path, ru
         MDLMTrainer, tmp_path, model, max_steps=1, seed=SEED, whole_orders=True, **lengths
     )
     x, noise, expected = first_texts(trainer), trainer.noise(list(range(4)), 8), 0.0
-    revealed = revealed_in(noise.u, noise.steps)
-    for text, order, size in zip(x, revealed, noise.lengths.tolist(), strict=True):
+    for text, order, size in zip(x, noise.revealed, noise.lengths.tolist(), strict=True):
         for i in range(size):
             z = torch.where(order < order[i], text, MASK)[None, :size]
             with torch.no_grad():
@@ -98,6 +96,7 @@ def test_an_update_of_whole_orders_is_kept_with_each_token_masked(tmp_path, runs
     assert torch.equal(batch.masks, noise.real)
     assert not bool(batch.masks.all())
     assert batch.t.tolist() == [1.0] * 4
+    assert torch.equal(batch.revealed, noise.revealed)
 
 
 @pytest.mark.parametrize(
@@ -132,9 +131,11 @@ def test_whole_orders_are_for_networks_that_follow_the_order(tmp_path, runs):
 
 def test_the_numbers_of_steps_are_powers_of_two_up_to_the_length_each_as_likely():
     noise = noise_of(list(range(800)), length=8, batch=800, seed=0, smallest_time=0.0)
-    values, counts = noise.steps.unique(return_counts=True)
-    assert values.tolist() == [1, 2, 4, 8]
-    assert counts.min() > 200 - 4 * math.sqrt(200 * 3 / 4)
+    candidates = torch.stack([revealed_in(noise.u, torch.full((800,), 2**k)) for k in range(4)])
+    found = (candidates == noise.revealed).all(2)
+    assert bool(found.any(0).all())
+    for one in found.double().mean(1).tolist():  # few texts fit two of them
+        assert 0.18 < one < 0.32
 
 
 def test_a_bidirectional_teacher_teaches_a_student_that_follows_the_order(tmp_path, runs):
@@ -145,8 +146,10 @@ def test_a_bidirectional_teacher_teaches_a_student_that_follows_the_order(tmp_pa
     )  # fmt: skip
     values = []
     noise = noise_of_first(0.0)
-    for text, t, u, steps in zip(first_texts(trainer), noise.t, noise.u, noise.steps, strict=True):
-        masked, q = law(student, text, u, t, steps)
+    for text, t, u, revealed in zip(
+        first_texts(trainer), noise.t, noise.u, noise.revealed, strict=True
+    ):
+        masked, q = law(student, text, u, t, revealed)
         with torch.no_grad():
             z = torch.where(masked, MASK, text)
             p = teacher(input_ids=z[None]).logits[0, :, :MASK].double().softmax(-1)
@@ -186,13 +189,56 @@ def test_what_a_teacher_draws_is_revealed_after_all_that_was_visible(tmp_path, r
     assert bool((after[drawn] > before.max()).all())
 
 
-def test_dilated_orders_are_of_each_number_of_steps_and_keep_its_masks():
-    schedule = SCHEDULES["log_linear"]
+@pytest.mark.parametrize("schedule", ["log_linear", "cosine"])
+def test_dilated_orders_are_of_each_number_of_steps_and_keep_its_masks(schedule):
+    law = SCHEDULES[schedule]
     process = noise_of(list(range(400)), length=64, batch=400, seed=0, smallest_time=1e-3)
-    noise = in_dilated_orders(process, schedule)
-    assert set(noise.steps.tolist()) == set(DILATED_STEPS)
-    for masked, steps in zip(noise.masked(schedule), noise.steps.tolist(), strict=True):
-        assert all(len(set(masked[r::steps].tolist())) == 1 for r in range(steps))
+    noise = in_dilated_orders(process, law)
+    assert {len(set(order.tolist())) for order in noise.revealed} == set(DILATED_STEPS)
+    for masked, order in zip(noise.masked(law), noise.revealed, strict=True):
+        steps = len(set(order.tolist()))
+        assert all(len(set(order[r::steps].tolist())) == 1 for r in range(steps))
+        assert set(order[masked].tolist()).isdisjoint(order[~masked].tolist())
+
+
+def test_tokens_of_one_step_of_a_student_are_of_one_step_whatever_its_parts():
+    process = noise_of([0, 1], length=16, batch=2, seed=0, smallest_time=1e-3)
+    for schedule in SCHEDULES.values():
+        whole, cut = (in_dilated_order(process, 4, parts, schedule) for parts in (1, 2))
+        assert torch.equal(cut.revealed, whole.revealed)
+        assert cut.revealed.unique().tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("schedule", ["log_linear", "cosine"])
+@pytest.mark.parametrize("length", [64, 12])
+def test_texts_in_dilated_orders_have_the_weight_of_their_tokens(tmp_path, runs, schedule, length):
+    model = runs.masked_model(model_length=64)
+    trainer = runs.pretrainer(
+        MDLMTrainer, tmp_path, model, noise_order="dilated", schedule=schedule
+    )
+    noise = trainer.noise(list(range(4000)), length)
+    total = trainer.weights(noise) * noise.masked(trainer.schedule).sum(1)
+    assert float(total.mean()) == pytest.approx(length, rel=0.01)
+    if length == 64:  # which every number of steps divides
+        torch.testing.assert_close(total, torch.full_like(total, length))
+
+
+@pytest.mark.parametrize("order", ["random", "dilated"])
+def test_the_loss_of_a_masked_text_has_the_weight_of_its_order(tmp_path, runs, order):
+    model = runs.masked_model(initializer_range=0.5)
+    trainer = runs.pretrainer(
+        *(MDLMTrainer, tmp_path, model), max_steps=1, noise_order=order, schedule="cosine"
+    )
+    x, noise, expected = first_texts(trainer), trainer.noise(list(range(4)), 8), 0.0
+    masks = noise.masked(trainer.schedule)
+    for text, masked, t in zip(x, masks, noise.t.tolist(), strict=True):
+        with torch.no_grad():
+            logits = model(input_ids=torch.where(masked, MASK, text)[None]).logits[0, :, :MASK]
+        losses = -logits.double().log_softmax(-1).gather(1, text[:, None])[masked]
+        slope = math.pi / 2 * math.sin(math.pi / 2 * t) if order == "random" else 1.0
+        expected += float(losses.sum()) * slope / (1 - math.cos(math.pi / 2 * t)) / (4 * 8)
+    trainer.train()
+    assert first_loss(tmp_path) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(("attention", "orders"), [("reveal_causal", 1), ("bidirectional", 0)])

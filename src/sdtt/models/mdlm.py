@@ -143,7 +143,7 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
         revealed: Int[Tensor, "B L"],
         rows: Int[Tensor, " N"] | None = None,
         *,
-        attention_mask: Bool[Tensor, "B L"] | None = None,
+        attention_mask: Bool[Tensor, "B L"] | Int[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "N D"]:
         """The row of each position as it stands when its step begins, all by one pass over 2 L.
 
@@ -155,7 +155,7 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
             x: Clean texts.
             revealed: The step in which each position is revealed; any growing numbers.
             rows: Flat indices into B*L; all rows if None.
-            attention_mask: True where a token is real.
+            attention_mask: True or 1 where a token is real.
 
         Raises:
             ValueError: If the attention of this model does not follow the order of revelation, or a
@@ -172,7 +172,8 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
         places = torch.arange(length, device=x.device).repeat(2)
         every = torch.arange(batch * length, device=x.device) if rows is None else rows
         asked = every // length * (2 * length) + length + every % length
-        sees = order_mask(revealed, attention_mask)
+        real = None if attention_mask is None else attention_mask.bool()
+        sees = order_mask(revealed, real)
         hidden: Tensor = self.backbone(columns, places, sees, asked)
         return hidden.to(x.device)
 
@@ -259,20 +260,26 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
             objective: A function of (hidden rows, head) that gives a loss. It is called in here, so
                 that the hooks of a wrapper (DDP, FSDP) see its gradients; no logits are made.
             revealed: See ``hidden``.
-            in_order: With ``objective``: its rows are those of ``hidden_in_order``.
+            in_order: The ids are clean, and the rows those of ``hidden_in_order``.
 
         Returns:
             ``loss`` if asked for, and ``logits`` (B, L, vocab_size), -inf at excluded ids.
+
+        Raises:
+            ValueError: If ``in_order`` is asked for without ``revealed``; see ``hidden``.
         """
-        order = {} if revealed is None else {"revealed": revealed}
-        if objective is not None and in_order:
-            assert revealed is not None
-            hidden = self.hidden_in_order(input_ids, revealed, rows, attention_mask=attention_mask)
-            return MaskedLMOutput(loss=objective(hidden, self.head))
+        asked_rows = None if objective is None else rows
+        if in_order:
+            if revealed is None:
+                raise ValueError("in_order=True needs revealed: the step of each position")
+            hidden = self.hidden_in_order(
+                input_ids, revealed, asked_rows, attention_mask=attention_mask
+            )
+        else:
+            order = {} if revealed is None else {"revealed": revealed}
+            hidden = self.hidden(input_ids, asked_rows, attention_mask=attention_mask, t=t, **order)
         if objective is not None:
-            hidden = self.hidden(input_ids, rows, attention_mask=attention_mask, t=t, **order)
             return MaskedLMOutput(loss=objective(hidden, self.head))
-        hidden = self.hidden(input_ids, attention_mask=attention_mask, t=t, **order)
         loss = None
         if labels is not None:
             asked = (labels.flatten() != -100).nonzero().squeeze(-1)

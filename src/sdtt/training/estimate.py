@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers.trainer_utils import SaveStrategy
 
+from sdtt.diffusion.denoiser import follows_order
 from sdtt.diffusion.noise import SCHEDULES
 from sdtt.training.config import StreamConfig
 from sdtt.training.flops import (
@@ -240,6 +241,7 @@ def _estimate(
             ema=ema,
             half=args.bf16 or args.fp16,
             eager_heads=model.config.num_attention_heads if eager else 0,
+            hides_keys=follows_order(model),
             checkpointing=bool(
                 getattr(args, "activation_checkpointing", False) or args.gradient_checkpointing
             ),

@@ -41,12 +41,14 @@ class Batch:
         places: Theirs, in the stream of the run.
         t: Their times.
         masks: Where they were masked.
+        revealed: The step of each position, of which networks that follow the order are told.
     """
 
     input_ids: Int64[Tensor, "B L"]
     places: Int64[Tensor, " B"]
     t: Float64[Tensor, " B"]
     masks: Bool[Tensor, "B L"]
+    revealed: Int64[Tensor, "B L"]
 
     def save(self, file: Path, loss: float, about: dict[str, Any]) -> None:
         """Writes it as safetensors, with the loss of the update; ``about`` becomes metadata."""

@@ -7,6 +7,9 @@ that are projected to V scores,
     forward:   2 P T + 4 L^2 D a block and text (half of it where attention is causal) + 2 N V D
     backward:  twice as much; 2 P T less for weights that are frozen
 
+Where whole orders are learned each token passes twice, visible and masked, and sees half of the
+text.
+
 Norms, activations, softmax and the optimiser are left out (about a hundredth at width 768), and so
 is what gradient checkpointing computes a second time: the mathematics does not need it.
 """

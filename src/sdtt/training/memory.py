@@ -56,6 +56,7 @@ def memory_of(
     ema: bool = False,
     half: bool = False,
     eager_heads: int = 0,
+    hides_keys: bool = False,
     checkpointing: bool = False,
     shards: int = 1,
 ) -> Memory:
@@ -70,12 +71,15 @@ def memory_of(
         ema: Whether weights are averaged.
         half: Whether the network is autocast to 16 bits.
         eager_heads: Heads of attention where it is written out and keeps its (L, L) scores, else 0.
+        hides_keys: Whether attention has a mask, which a fused kernel keeps as L numbers a token.
         checkpointing: Whether the blocks' activations are recomputed.
         shards: Devices that share weights, gradients, moments, EMA and teacher (FSDP).
     """
     size = HALF if half else FLOAT32
     tokens = texts * length
     block = activations_of_block(network, length, size, eager_heads)
+    if hides_keys and not eager_heads:
+        block += size * length
     kept = FLOAT32 * network.width * network.blocks + block if checkpointing else None
     trunk = tokens * (block * network.blocks if kept is None else kept)
     last_rows = int(rows) * network.width * (FLOAT32 + FLOAT32)

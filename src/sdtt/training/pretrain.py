@@ -87,8 +87,8 @@ def has_whole_orders(args: PretrainConfig, model: Any) -> bool:
     follows = follows_order(model)
     if args.whole_orders and not follows:
         raise ValueError(
-            "whole_orders=True asks for attention='reveal_causal': in any other network each step "
-            "is a pass of its own"
+            "whole_orders=True is for masked models of attention='reveal_causal': of any other, "
+            "leave it out"
         )
     if args.whole_orders is not None:
         return args.whole_orders
@@ -99,12 +99,13 @@ class MDLMTrainer(StreamTrainer):
     """Trains a denoiser by its NELBO, in nats per token [MDLM, eq. 10].
 
     The loss of an update is the mean over its B texts of
-    1/L * -alpha'(t) / (1 - alpha(t)) * sum over masked of -log p(x_i | z_t).
+    1/L * -alpha'(t) / (1 - alpha(t)) * sum over masked of -log p(x_i | z_t); in dilated orders the
+    weight is 1 / share, and the share that is masked is drawn.
 
     With ``whole_orders`` it is the mean of 1/L * sum over all of -log p(x_i | x of earlier steps),
     each text in its own order: -log of the probability that a sampler of these steps gives it. In
-    dilated orders the mean over orders is that of the first loss, which takes one step of each;
-    here all steps of an order are taken, by one pass over 2 L.
+    dilated orders it has the mean of the loss above, which takes one step of each order; here all
+    steps are taken, by one pass over 2 L.
 
     Raises:
         ValueError: If ``whole_orders`` is asked for and attention does not follow the order.
@@ -128,16 +129,24 @@ class MDLMTrainer(StreamTrainer):
         order = noise_order_of(self.args, self.accelerator.unwrap_model(self.model))
         return noise if order == "random" else in_dilated_orders(noise, self.schedule)
 
+    def weights(self, noise: Noise) -> Tensor:
+        """Of each masked token of a text: -alpha' / (1 - alpha), in dilated orders 1 / share."""
+        if self.whole_orders:
+            return torch.ones_like(noise.t)
+        if noise_order_of(self.args, self.accelerator.unwrap_model(self.model)) == "random":
+            return nelbo_weight(noise.t, self.schedule)
+        return 1 / (1 - self.schedule.alpha(noise.t))
+
     def taught(self, noise: Noise) -> Tensor:
         """Which positions have a loss: the masked ones; in whole orders all, each in its step."""
         return noise.real if self.whole_orders else noise.masked(self.schedule)
 
     def lessons(self, x: Tensor, places: list[int], items: int) -> int:  # noqa: ARG002
-        """Masked positions."""
+        """Positions that have a loss."""
         return int(self.taught(self.noise(places, x.shape[1])).sum())
 
     def update_flops(self) -> Flops:
-        """A pass and its backward pass; the masked rows are projected."""
+        """A pass and its backward pass; rows that have a loss are projected."""
         if self.whole_orders:
             texts, length = self.stream.batch, self.stream.length
             return whole_order_flops(self.network, texts=texts, length=length)
@@ -158,11 +167,8 @@ class MDLMTrainer(StreamTrainer):
         taught = self.taught(noise).to(x.device)
         rows = taught.flatten().nonzero().squeeze(-1)
         self.monitor.count(len(rows))
-        if self.whole_orders:
-            z, weights = x, torch.ones(len(rows), device=x.device)
-        else:
-            z = mask(x, taught, denoiser.mask_token_id)
-            weights = nelbo_weight(noise.t, self.schedule).float().to(x.device)[rows // x.shape[1]]
+        weights = self.weights(noise).float().to(x.device)[rows // x.shape[1]]
+        z = x if self.whole_orders else mask(x, taught, denoiser.mask_token_id)
 
         def objective(hidden: Tensor, head: Any) -> Tensor:
             return tiled_cross_entropy(
@@ -191,7 +197,7 @@ class CausalTrainer(StreamTrainer):
     """Trains the autoregressive twin by -log p(x | BOS), in nats per token.
 
     Raises:
-        ValueError: If the model's config names no BOS.
+        ValueError: If the model's config names no BOS, or whole orders are asked for.
     """
 
     def __init__(
@@ -205,7 +211,8 @@ class CausalTrainer(StreamTrainer):
     def batch_of(self, update: int) -> Batch:
         """All texts of an update; none of them is masked."""
         batch = super().batch_of(update)
-        return replace(batch, t=torch.zeros_like(batch.t), masks=torch.zeros_like(batch.masks))
+        none = {name: torch.zeros_like(getattr(batch, name)) for name in ("t", "masks", "revealed")}
+        return replace(batch, **none)
 
     def items(self, x: Tensor, places: list[int]) -> int:
         """Tokens."""

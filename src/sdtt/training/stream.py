@@ -141,14 +141,14 @@ class Noise:
         u: When each position is masked and revealed.
         v: What a teacher draws at it.
         lengths: How many tokens of each text are real; what follows them is padding.
-        steps: In how many steps what is visible was revealed, for a law that follows the order.
+        revealed: The step in which each position is revealed, for a law that follows the order.
     """
 
     t: Float64[Tensor, " B"]
     u: Float64[Tensor, "B L"]
     v: Float64[Tensor, "B L"]
     lengths: Int64[Tensor, " B"]
-    steps: Int64[Tensor, " B"]
+    revealed: Int64[Tensor, "B L"]
 
     @property
     def real(self) -> Bool[Tensor, "B L"]:
@@ -167,7 +167,7 @@ class Noise:
         """``revealed`` for a denoiser whose law follows the order; nothing for any other."""
         if not follows_order(denoiser):
             return {}
-        return {"revealed": revealed_in(self.u, self.steps).to(device)}
+        return {"revealed": self.revealed.to(device)}
 
     def attention_mask(self, device: torch.device) -> Bool[Tensor, "B L"] | None:
         """``real`` where there is padding; None where there is none, for attention is faster so."""
@@ -197,22 +197,30 @@ def in_dilated_order(noise: Noise, steps: int, parts: int, schedule: Schedule) -
         noise,
         t=left / steps,
         u=1 - schedule.alpha(revealed_at),
-        steps=torch.full_like(noise.steps, steps),
+        revealed=when // parts,
     )
 
 
 def in_dilated_orders(noise: Noise, schedule: Schedule) -> Noise:
-    """The same of N in ``DILATED_STEPS``, whose turn it is by the lower bits of the time."""
+    """The same of N in ``DILATED_STEPS``, whose turn it is by the lower bits of the time.
+
+    A share n / N is masked, n = 1 .. N each as likely, at whatever time ``schedule`` has it. So
+    with the weight 1 / share the loss is, in the mean over orders, that of each token in its step:
+    given what is visible, each of the steps that are left may be the next one. Of a text of fewer
+    tokens N is their number.
+    """
     turn = ((noise.t * 2**20).frac() * len(DILATED_STEPS)).long()
     found = noise
-    for index, steps in enumerate(DILATED_STEPS):
-        own = in_dilated_order(noise, steps, 1, schedule)
+    for index, most in enumerate(DILATED_STEPS):
+        when = refined_order(noise.u, noise.real, most, 1)
+        steps = noise.lengths.clamp_max(most)
+        left = ((noise.t * steps).floor() + 1).clamp_max(steps)
         here = turn == index
         found = replace(
             found,
-            t=torch.where(here, own.t, found.t),
-            u=torch.where(here[:, None], own.u, found.u),
-            steps=torch.where(here, own.steps, found.steps),
+            t=torch.where(here, schedule.time(1 - left / steps), found.t),
+            u=torch.where(here[:, None], 1 - (when + 0.5) / steps[:, None], found.u),
+            revealed=torch.where(here[:, None], when, found.revealed),
         )
     return found
 
@@ -274,10 +282,12 @@ def noise_of(
     )
     within = uniforms(seed, f"{purpose}time", names, 1).squeeze(1)
     parts = uniforms(seed, f"{purpose}steps", names, 1).squeeze(1)
+    steps = 2 ** (parts * (length.bit_length())).long()  # 1, 2, 4, ..., each as likely
+    u = uniforms(seed, f"{purpose}mask", names, length)
     return Noise(
         t=stratified_times(within, own, batch, smallest_time),
-        u=uniforms(seed, f"{purpose}mask", names, length),
+        u=u,
         v=uniforms(seed, f"{purpose}rollout", names, length),
         lengths=lengths_of(places, length=length, batch=batch, seed=seed, share=variable_length),
-        steps=2 ** (parts * (length.bit_length())).long(),  # 1, 2, 4, ..., each as likely
+        revealed=revealed_in(u, steps),
     )

@@ -255,7 +255,8 @@ class StreamTrainer(ParallelTrainer, ABC):
         """
         places, x = self.stream.texts_of(update - 1)
         noise = self.noise(places, x.shape[1])
-        return Batch(x, torch.tensor(places), noise.t, noise.masked(self.schedule))
+        masks = noise.masked(self.schedule)
+        return Batch(x, torch.tensor(places), noise.t, masks, noise.revealed)
 
     def before_step(self) -> None:
         """Called before every optimiser step: one without gradients moves nothing.
