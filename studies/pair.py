@@ -25,7 +25,7 @@ TEMPERATURES = (0.9,)
 """Beside 1: between them the control is interpolated. No student is hotter than its teacher."""
 FLOAT32_STEPS = (128, 8)
 
-SHIPPED_STEPS = {"teacher": 64, "student": 4}
+SHIPPED_STEPS = {"teacher": 64, "student": 4, "caching": 32}
 SHIPPED_TEMPERATURE = 0.8
 """What `sdtt generate` takes for the shipped models where nothing is said."""
 
@@ -120,7 +120,8 @@ def measure_defaults(options: argparse.Namespace) -> None:
     """What the shipped models write at the settings that they ship with."""
     study = study_of(options.run, options.data, options.output / "defaults.jsonl")
     folders = dict(students_of(options.run))
-    sources = {"teacher": options.run / "teacher", "student": folders[SHIPPED_STEPS["student"]]}
+    sources = {name: options.run / name for name in ("teacher", "caching")}
+    sources["student"] = folders[SHIPPED_STEPS["student"]]
     for name, source in sources.items():
         steps = SHIPPED_STEPS[name]
         cells = [

@@ -54,6 +54,15 @@ CARDS = {
         "pair_student",
         "sdtt distill --config configs/recipes/pair_student.yaml (`make pair`)",
     ),
+    "caching": Card(
+        "sdtt caching model",
+        "The teacher, whose attention was trained further to follow the order of revelation: a "
+        "cache keeps what is computed of visible tokens, so that all steps together cost two "
+        "passes (docs/caching.md).",
+        "`sdtt generate --model caching`, in a checkout: it is not in the wheel.",
+        "pair_caching",
+        "sdtt pretrain --config configs/recipes/pair_caching.yaml (`make pair`)",
+    ),
     "judge": Card(
         "sdtt judge",
         "A causal language model that scores what the pair writes; it made nothing of it.",
@@ -67,7 +76,8 @@ CARDS = {
 def ship(options: argparse.Namespace) -> None:
     """Converts, writes cards, and last the manifest."""
     student = options.run / "student" / "students" / str(SHIPPED_STEPS["student"])
-    for name, card in CARDS.items():
+    for name in options.models or CARDS:
+        card = CARDS[name]
         folder = options.run / name
         source = student if name == "student" else folder
         model = load_model(source, causal=name == "judge").to(torch.bfloat16)
@@ -123,6 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "pair")
     parser.add_argument("--machine", required=True)
+    parser.add_argument("--models", nargs="*", choices=CARDS, help="all of them by default")
     parser.add_argument("--commit", default=_commit(), help="whose recipes trained them")
     options = parser.parse_args()
     ship(options)

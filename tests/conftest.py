@@ -40,7 +40,7 @@ for config in (MDLMConfig, CausalConfig, SEDDConfig):
 
 @pytest.fixture(scope="session")
 def small_pair(tmp_path_factory):
-    """Student, teacher and judge of random weights, as the package ships its own."""
+    """Student, teacher, caching model and judge of random weights, as the package ships its own."""
     import torch
 
     from sdtt.data.tokenizer import train_tokenizer
@@ -54,9 +54,11 @@ def small_pair(tmp_path_factory):
     shape = {"vocab_size": len(tokenizer), "mask_token_id": tokenizer.mask_token_id}
     shape |= {"bos_token_id": 0, "eos_token_id": 0, "model_length": 48}
     shape |= {"hidden_dim": 32, "n_blocks": 2, "n_heads": 2}
-    for name, steps in (("student", 4), ("teacher", 16), ("judge", None)):
+    attention = {"caching": "reveal_causal"}
+    for name, steps in (("student", 4), ("teacher", 16), ("caching", 8), ("judge", None)):
         torch.manual_seed(len(name))
-        model = MDLMForMaskedLM(MDLMConfig(**shape)) if steps else CausalLM(CausalConfig(**shape))
+        masked = MDLMConfig(**shape, attention=attention.get(name, "bidirectional"))
+        model = MDLMForMaskedLM(masked) if steps else CausalLM(CausalConfig(**shape))
         with torch.no_grad():
             model.head.weight.normal_()  # of a law that is not flat
         if steps:

@@ -590,6 +590,15 @@ MUTANTS = [
         (MEMORY + "what_attention_in_an_order_keeps_is_estimated_within_a_tenth",),
     ),
     Mutant(
+        "what another model gained is said of the best student",
+        "report/pair_compare.py",
+        "if cell.student_steps is not None]",
+        "]",
+        (
+            "report/test_report_pair.py::test_a_model_that_was_taught_no_number_of_steps_is_not_the_best_student",
+        ),
+    ),
+    Mutant(
         "whole orders: a token passes once",
         "training/flops.py",
         "return training_flops(halved, texts=2 * texts,",

@@ -25,10 +25,10 @@ def size_of(name):
 
 def test_the_pair_and_the_judge_are_as_small_as_they_must_be():
     assert size_of("teacher") + size_of("student") < 24 * MB
-    assert size_of("judge") < 12 * MB
+    assert max(size_of("judge"), size_of("caching")) < 12 * MB
 
 
-@pytest.mark.parametrize("name", ["teacher", "student"])
+@pytest.mark.parametrize("name", ["teacher", "student", "caching"])
 def test_a_shipped_model_loads_by_transformers_own_classes_in_bfloat16(name):
     folder = sdtt.shipped(name)
     model = AutoModelForMaskedLM.from_pretrained(folder)

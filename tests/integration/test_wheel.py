@@ -31,16 +31,19 @@ print(json.dumps({"files": files, "script": script.value, "callable": callable(s
 
 
 PAIR = Path("sdtt/pair")
+IN_REPOSITORY = ("caching", "judge")
 PROTOCOLS = Path("configs/evaluation")
 WHEEL_BYTES = 24 * 10**6
 
 
 def shipped_files() -> set[str]:
-    """Those of the package less the judge, and the protocols of evaluation."""
+    """Those of the package less caching model and judge, and the protocols of evaluation."""
     protocols = {f"sdtt/protocols/{path.name}" for path in (ROOT / PROTOCOLS).iterdir()}
     files = (path for path in (SOURCE / "sdtt").rglob("*") if path.is_file())
     names = {path.relative_to(SOURCE) for path in files if path.suffix != ".pyc"}
-    return protocols | {str(name) for name in names if not name.is_relative_to(PAIR / "judge")}
+    left_out = [PAIR / name for name in IN_REPOSITORY]
+    inside = {each for each in names if not any(map(each.is_relative_to, left_out))}
+    return protocols | set(map(str, inside))
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +76,15 @@ def test_the_wheel_carries_student_and_teacher_in_at_most_24_megabytes(wheel: Pa
     for name in ("student", "teacher"):
         assert (unpacked / PAIR / name / "model.safetensors").is_file()
     listed = json.loads((unpacked / PAIR / "manifest.json").read_text())
-    assert any(path.startswith("judge/") for path in listed)  # in the repository
-    assert not (unpacked / PAIR / "judge").exists()
+    for name in IN_REPOSITORY:
+        assert any(path.startswith(f"{name}/") for path in listed)
+        assert not (unpacked / PAIR / name).exists()
     assert wheel.stat().st_size <= WHEEL_BYTES
 
 
-def test_student_and_teacher_are_packed_and_the_judge_is_not(tmp_path: Path):
+def test_student_and_teacher_are_packed_and_the_others_are_not(tmp_path: Path):
     """Of any pair: a small tree with the build settings of this one."""
-    for name in ("student", "teacher", "judge"):
+    for name in ("student", "teacher", *IN_REPOSITORY):
         folder = tmp_path / "src" / PAIR / name
         folder.mkdir(parents=True)
         for file in ("model.safetensors", "README.md"):

@@ -22,7 +22,7 @@ def test_a_name_gives_the_folder_of_its_model(pair, name):
 
 
 def test_transformers_loads_what_the_package_names():
-    for name in ("student", "teacher"):
+    for name in ("student", "teacher", "caching"):
         model = AutoModelForMaskedLM.from_pretrained(sdtt.shipped(name))
         assert isinstance(model, sdtt.MDLMForMaskedLM)
     assert isinstance(AutoModelForCausalLM.from_pretrained(sdtt.shipped("judge")), sdtt.CausalLM)
@@ -103,13 +103,15 @@ def test_the_way_out_of_a_checkout_is_git_and_of_an_installation_pip(pair):
         shipped("teacher")
 
 
-def test_an_installation_says_that_it_has_no_judge_and_where_there_is_one(pair):
-    shutil.rmtree(pair / "judge")
-    with pytest.raises(FileNotFoundError, match=r"lacks its file .*judge.*git checkout"):
-        shipped("judge")
+@pytest.mark.parametrize("name", ["judge", "caching"])
+def test_an_installation_says_that_it_has_no_such_model_and_where_there_is_one(pair, name):
+    shutil.rmtree(pair / name)
+    with pytest.raises(FileNotFoundError, match=rf"lacks its file .*{name}.*git checkout"):
+        shipped(name)
     (pair.parents[2] / ".git").rmdir()
-    with pytest.raises(FileNotFoundError, match="in the repository of sdtt, not in the installed"):
-        load_model("judge", causal=True)
+    where = rf"shipped {name} lies in the repository of sdtt, not in the installed .*/{name} of a"
+    with pytest.raises(FileNotFoundError, match=where):
+        load_model(name, causal=name == "judge")
 
 
 def test_a_complaint_is_one_line(pair):

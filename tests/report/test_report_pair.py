@@ -163,6 +163,12 @@ def test_the_best_student_is_the_one_furthest_below_its_control_not_the_coldest(
     assert found.student.name == STUDENT
 
 
+def test_a_model_that_was_taught_no_number_of_steps_is_not_the_best_student():
+    other = [r | {"name": "other", "student_steps": None} for r in student(-2.0, steps=[8])]
+    found = best(read_pair([*teacher(), *other, *student(0.2, "dilated", steps=[8])]), 8)
+    assert found.student.name == STUDENT
+
+
 def test_seeds_of_a_cell_are_averaged_and_their_errors_combined():
     first = record("teacher", 4.0, "random", 8)
     second = first | {"seed": 1, "nll": 4.2, "entropy": 4.1, "nll_se": 0.02, "trigrams": 0.5}

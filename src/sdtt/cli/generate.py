@@ -35,7 +35,9 @@ class GenerateSettings:
 
     model: Path = field(
         default=Path("student"),
-        metadata={"help": "folder of the model, or a shipped one: student, teacher"},
+        metadata={
+            "help": "folder of the model, or a shipped one: student, teacher; in a checkout caching"
+        },
     )
     num_samples: int = field(default=1, metadata={"help": "how many texts for each prompt"})
     prompt: str = field(default="", metadata={"help": "text that stands at the front"})

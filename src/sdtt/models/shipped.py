@@ -7,8 +7,11 @@ from pathlib import Path
 
 from sdtt.models.published import fetch_published, is_named
 
-SHIPPED = ("student", "teacher", "judge")
-"""A student, its teacher, and a causal model to judge them: in the repository, not in the wheel."""
+SHIPPED = ("student", "teacher", "caching", "judge")
+"""A student, its teacher, a model that keeps a cache, and a causal one to judge them."""
+
+IN_REPOSITORY = ("caching", "judge")
+"""Those of them that no wheel holds: it has room for two."""
 
 PAIR = Path(__file__).parents[1] / "pair"
 """Their folders, and the manifest of their files."""
@@ -23,15 +26,16 @@ def shipped(name: str) -> Path:
         name: One of ``SHIPPED``.
 
     Raises:
-        FileNotFoundError: If a file is missing, or the judge is asked for where only the wheel is.
+        FileNotFoundError: If a file is missing, or only the wheel is here and it has not the model.
         ValueError: If there is no shipped model of that name, or a file is damaged.
     """
     if name not in SHIPPED:
         raise ValueError(f"there is no shipped model {name!r}; there are {', '.join(SHIPPED)}")
-    if name == "judge" and not (is_here(name) or _in_checkout()):
+    if name in IN_REPOSITORY and not (is_here(name) or _in_checkout()):
         raise FileNotFoundError(
-            "the shipped judge lies in the repository of sdtt, not in the installed package: give "
-            "the folder src/sdtt/pair/judge of a checkout, or a causal model of your own"
+            f"the shipped {name} lies in the repository of sdtt, not in the installed package: "
+            f"give the folder src/sdtt/pair/{name} of a checkout, or a model of your own that "
+            f"configs/recipes/pair_{name}.yaml trains"
         )
     for path, digest in _manifest(name).items():
         file = PAIR / path

@@ -103,13 +103,16 @@ def best(pair: Pair, steps: int) -> Comparison | None:
     """The best student in its best order beside the best control in its best order.
 
     The best student is the one whose perplexity is lowest beside the best control at its own
-    entropy: a lower perplexity at a lower entropy alone makes none better. Of plain draws only.
+    entropy: a lower perplexity at a lower entropy alone makes none better. Of plain draws only, and
+    of those students that were taught to sample in some number of steps: what another model gained
+    is not what distillation gains.
 
     Returns:
         None where no student has a control at these steps.
     """
     orders = sorted({cell.order for cell in pair.of("teacher")}, key=str)
-    students = [cell for cell in pair.of("student") if cell.steps == steps and cell.plain]
+    taught = [cell for cell in pair.of("student") if cell.student_steps is not None]
+    students = [cell for cell in taught if cell.steps == steps and cell.plain]
     found = [compare(pair, student, orders) for student in students]
     matched = [comparison for comparison in found if comparison.control is not None]
     return min(matched, key=lambda comparison: comparison.difference, default=None)
