@@ -1,13 +1,15 @@
 """What following the order of revelation costs in quality: models with a cache, and one without.
 
     python studies/caching.py measure --run runs/caching --data $SDTT_DATA/gutenberg
+    python studies/caching.py gradients --run runs/caching --data $SDTT_DATA/gutenberg
     python studies/caching.py draw
 
 All of them were trained from one teacher, by configs/recipes/pair_caching.yaml, the last one by
 configs/recipes/caching_taught.yaml. The controls are bidirectional models on the masks of dilated
 orders, at their entropies: that of as many updates, and for whole orders, whose updates are passes
 of twice as many tokens, also that of twice as many updates. `measure` goes on where it stopped;
-`draw` needs the records only.
+`draw` needs the records only. `gradients` says how much noise a gradient has by whole orders, and
+by one masked text of each.
 """
 
 import argparse
@@ -17,6 +19,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import torch
 from measuring import Cell, held_out, inference_model
 from pair import study_of
 
@@ -25,6 +28,7 @@ from sdtt.models.checkpoints import load_model, load_tokenizer_of
 from sdtt.report.pair import pair_table
 from sdtt.report.pair_records import read_pair, read_records
 from sdtt.report.words import markdown
+from sdtt.training.pretrain import MDLMTrainer, PretrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,6 +58,7 @@ COLDER = 0.9
 NELBO_STEPS = (None, 32, 8, 1)
 NELBO_SEEDS = 4
 NELBO_TEXTS = 512
+GRADIENTS = 64
 
 
 def cells(name: str, who: str, temperature: float = 1.0) -> Iterator[Cell]:
@@ -128,6 +133,39 @@ def gap(nelbo: dict[int, float], control: dict[int, float]) -> str:
     return f"{fmean(gaps):+.3f} ± {stdev(gaps) / len(gaps) ** 0.5:.3f}"
 
 
+def measure_gradients(options: argparse.Namespace) -> None:
+    """Variance and squared mean of the gradient of 32 texts, summed over all weights, in float32.
+
+    Of one model, on the same texts in the same orders; the squared mean is that over all updates
+    less what their variance adds to it.
+    """
+    texts = held_out(
+        str(options.data / "valid.jsonl.xz"), load_tokenizer_of(options.pair / "judge"), 128
+    )
+    rows = []
+    for whole in (False, True):
+        model = load_model(options.run / "dilated", dtype=torch.float32).train()
+        how = {"use_cpu": True, "report_to": "none", "attn_implementation": "eager"}
+        args = PretrainConfig(
+            str(options.run), whole_orders=whole, per_device_train_batch_size=32, **how
+        )
+        trainer = MDLMTrainer(model, args, texts)
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        total, squares = torch.zeros(sum(weight.numel() for weight in weights)), 0.0
+        for update in range(GRADIENTS):
+            places, x = trainer.stream.texts_of(update)
+            loss = trainer.loss_sum(model, x, places) / trainer.items(x, places)
+            found = torch.cat([part.flatten() for part in torch.autograd.grad(loss, weights)])
+            total += found
+            squares += float(found.square().sum())
+        mean = float((total / GRADIENTS).square().sum())
+        variance = (squares - GRADIENTS * mean) / (GRADIENTS - 1)
+        rows.append({"whole_orders": whole, "updates": GRADIENTS, "texts": 32})
+        rows[-1] |= {"variance": variance, "squared_mean": mean - variance / GRADIENTS}
+        print(rows[-1], flush=True)
+    (options.output / "gradients.json").write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+
+
 def draw(options: argparse.Namespace) -> None:
     """The tables, from the records."""
     lines = (options.output / "nelbo.jsonl").read_text(encoding="utf-8").splitlines()
@@ -144,14 +182,17 @@ def draw(options: argparse.Namespace) -> None:
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("measure", "draw"))
+    parser.add_argument("what", choices=("measure", "gradients", "draw"))
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "caching")
     parser.add_argument("--pair", type=Path, default=ROOT / "runs" / "pair")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "caching")
     options = parser.parse_args()
-    if options.what == "measure" and options.data is None:
-        parser.error("measure needs --data, the folder of train-00.jsonl.xz and valid.jsonl.xz")
+    if options.what != "draw" and options.data is None:
+        parser.error(f"{options.what} needs --data, the folder of valid.jsonl.xz and the others")
+    if options.what == "gradients":
+        measure_gradients(options)
+        return
     if options.what == "measure":
         measure(options)
     draw(options)
