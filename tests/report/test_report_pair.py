@@ -164,7 +164,7 @@ def test_the_best_student_is_the_one_furthest_below_its_control_not_the_coldest(
 
 
 def test_a_model_that_was_taught_no_number_of_steps_is_not_the_best_student():
-    other = [r | {"name": "other", "student_steps": None} for r in student(-2.0, steps=[8])]
+    other = [r | {"name": "other", "student_steps": None} for r in student(2.0, steps=[8])]
     found = best(read_pair([*teacher(), *other, *student(0.2, "dilated", steps=[8])]), 8)
     assert found.student.name == STUDENT
 
