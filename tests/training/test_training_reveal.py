@@ -47,6 +47,8 @@ def test_the_masked_loss_is_of_the_law_in_the_order_that_its_noise_says(tmp_path
         MDLMTrainer, tmp_path, model, max_steps=1, seed=SEED, noise_order="random"
     )
     x, noise, expected = first_texts(trainer), noise_of_first(1e-3), 0.0
+    by_time = noise.revealed.gather(1, noise.u.argsort(1, descending=True))
+    assert bool((by_time.diff(dim=1) >= 0).all())
     for text, t, u, revealed in zip(x, noise.t, noise.u, noise.revealed, strict=True):
         masked, laws = law(model, text, u, t, revealed)
         for i in masked.nonzero().flatten().tolist():
