@@ -58,7 +58,7 @@ COLDER = 0.9
 NELBO_STEPS = (None, 32, 8, 1)
 NELBO_SEEDS = 4
 NELBO_TEXTS = 512
-GRADIENTS = 64
+GRADIENTS = 32
 
 
 def cells(name: str, who: str, temperature: float = 1.0) -> Iterator[Cell]:
