@@ -116,6 +116,7 @@ class MDLMTrainer(StreamTrainer):
     args: PretrainConfig
 
     def __init__(self, model: Any, args: PretrainConfig, *others: Any, **kwargs: Any) -> None:
+        self.noise_order = noise_order_of(args, model)
         self.whole_orders = has_whole_orders(args, model)
         super().__init__(model, args, *others, **kwargs)
 
@@ -126,14 +127,13 @@ class MDLMTrainer(StreamTrainer):
     def noise(self, places: list[int], length: int) -> Noise:
         """The noise of the texts at these places, of the process or of dilated orders."""
         noise = super().noise(places, length)
-        order = noise_order_of(self.args, self.accelerator.unwrap_model(self.model))
-        return noise if order == "random" else in_dilated_orders(noise, self.schedule)
+        return noise if self.noise_order == "random" else in_dilated_orders(noise, self.schedule)
 
     def weights(self, noise: Noise) -> Tensor:
         """Of each masked token of a text: -alpha' / (1 - alpha), in dilated orders 1 / share."""
         if self.whole_orders:
             return torch.ones_like(noise.t)
-        if noise_order_of(self.args, self.accelerator.unwrap_model(self.model)) == "random":
+        if self.noise_order == "random":
             return nelbo_weight(noise.t, self.schedule)
         return 1 / (1 - self.schedule.alpha(noise.t))
 
