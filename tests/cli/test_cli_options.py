@@ -119,6 +119,16 @@ def test_a_missing_required_option_is_named_with_the_two_ways_to_give_it(invoke,
     )
 
 
+def test_a_repeated_flag_adds_to_several_values(invoke, verb):
+    invoke(verb.command, "fake", "--data", "d", "--steps", "4,8", "--steps", "16")
+    assert verb.settings.steps == (4, 8, 16)
+
+
+def test_of_a_repeated_flag_of_one_value_the_last_counts(invoke, verb):
+    invoke(verb.command, "fake", "--data", "d", "--rounds", "2", "--rounds", "3")
+    assert verb.settings.rounds == 3
+
+
 # ---------------------------------------------------------------- types
 
 

@@ -2,7 +2,8 @@
 
 The text of a flag and the text of a YAML value are read by the same reader, chosen by the type of
 the field, so that `--learning-rate 6e-5` and `learning_rate: 6e-5` mean the same. Precedence:
-flag > file > default of the field. A path in a file is relative to the working folder, as it is in
+flag > file > default of the field. Several values are joined by commas, or the flag is repeated; of
+a flag that takes one value the last counts, so that a script's can be overridden. A path in a file is relative to the working folder, as it is in
 a flag.
 
 Metadata of a field: `help` (one line, with the unit) and, where wanted, `flag_only=True` (refused
@@ -182,6 +183,7 @@ def _union(members: tuple[object, ...]) -> Kind | None:
         " or ".join(kind.expected for kind in kinds),
         read,
         choices=kinds[0].choices if len(kinds) == 1 else (),
+        is_sequence=any(kind.is_sequence for kind in kinds),
     )
 
 
@@ -458,7 +460,7 @@ def command(
     def callback(**given: object) -> None:
         file = cast("Path | None", given.pop("config"))
         given.pop("debug")  # read by `sdtt.cli`, before there is a verb
-        flags = {n: t if isinstance(t, list) else str(t) for n, t in given.items() if t is not None}
+        flags = {n: _typed(options[n], t) for n, t in given.items() if t not in (None, [])}
         values = resolve(options.values(), flags, file)
         function(**{part.parameter: part.build(values) for part in parts})
 
@@ -474,6 +476,13 @@ def command(
         context_settings={"token_normalize_func": lambda token: token.replace("_", "-")},
     )(callback)
     return cast("TyperCommand", typer.main.get_command(app))
+
+
+def _typed(option: Option, given: object) -> Raw:
+    """The text of a flag; one that takes several values and is given again adds to them."""
+    if not isinstance(given, list):
+        return str(given)
+    return given if option.positional else ",".join(given)
 
 
 def _parts(function: Callable[..., None], withhold: frozenset[str]) -> tuple[_Part, ...]:
@@ -507,9 +516,9 @@ def _typer_parameters(parts: tuple[_Part, ...]) -> list[inspect.Parameter]:
     for number, part in enumerate(parts):
         panel = part.parameter.replace("_", " ").capitalize() if number else None
         for option in part.options:
+            text = list[str] | None if option.kind.is_sequence else str | None
             if option.positional:
-                words = list[str] | None if option.kind.is_sequence else str | None
-                parameters.append(_parameter(option.name, words, _argument(option)))
+                parameters.append(_parameter(option.name, text, _argument(option)))
                 continue
             is_switch = option.kind.label == "bool"
             has_negation = is_switch and not (option.flag_only and option.default is False)
@@ -521,7 +530,7 @@ def _typer_parameters(parts: tuple[_Part, ...]) -> list[inspect.Parameter]:
                 hidden=bool(option.origin),
                 rich_help_panel=panel,
             )
-            annotation = bool | None if is_switch else str | None
+            annotation = bool | None if is_switch else text
             parameters.append(_parameter(option.name, annotation, info))
     file = typer.Option(
         None, "--config", help="YAML file of options; flags win over it", metavar="<path>"
