@@ -457,16 +457,37 @@ MUTANTS = [
     Mutant(
         "a cache that grows loses what it kept",
         "models/reveal.py",
-        "layer[i][:, :, : self._slots] = kept",
+        "self.layers[i][:, :, : self._slots] = kept",
         "pass",
         (CACHE + "a_cache_that_grows_changes_no_law",),
     ),
     Mutant(
         "a cache that grows leaves other texts behind the new slots",
         "models/reveal.py",
-        "layer[i][:, :, self._slots :] = 0",
+        "self.layers[i][:, :, self._slots :] = 0",
         "pass",
         (CACHE + "a_text_of_nan_spoils_no_other_when_a_cache_grows",),
+    ),
+    Mutant(
+        "two caches have the same lent memory",
+        "models/reveal.py",
+        "idle, self._idle = self._idle, []",
+        "idle = self._idle",
+        (CACHE + "caches_of_one_shape_lie_at_one_place_one_after_another",),
+    ),
+    Mutant(
+        "lent memory keeps what was written into it",
+        "models/reveal.py",
+        "return [x.zero_() for x in idle]",
+        "return idle",
+        (CACHE + "caches_of_one_shape_lie_at_one_place_one_after_another",),
+    ),
+    Mutant(
+        "a trunk is compiled for eight shapes",
+        "models/blocks.py",
+        "MOST_SHAPES = 64",
+        "MOST_SHAPES = 8",
+        (CACHE + "each_shape_is_compiled_once_and_none_is_left_uncompiled",),
     ),
     Mutant(
         "padding of a cached pass takes the place of a token",
@@ -2355,8 +2376,8 @@ MUTANTS = [
     Mutant(
         "a copy of a compiled model keeps the compiled trunk",
         "models/blocks.py",
-        'return self.__dict__ | {"_compiled_trunk": None}',
-        "return self.__dict__",
+        '{"_compiled_trunk": None, "lent_memory": LentMemory()}',
+        '{"lent_memory": LentMemory()}',
         (COMPILE + "a_copy_of_a_compiled_model_is_not_compiled",),
     ),
     Mutant(

@@ -6,14 +6,16 @@ import torch
 
 from sdtt.diffusion.categorical import Transform
 from sdtt.diffusion.uniforms import uniforms
+from sdtt.models.blocks import several_shapes
 from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
-from sdtt.models.reveal import RevealCache, order_mask, reveal_mask
+from sdtt.models.reveal import KeyShape, LentMemory, RevealCache, order_mask, reveal_mask
 from sdtt.sampling.dilated import DilatedSettings, plan_dilated
 from sdtt.sampling.generate import check_cache, sample
 from sdtt.sampling.network import Network, by_cache
 from sdtt.sampling.reveal import carry_out, free_positions
 
 LENGTH, MASK = 12, 20
+KEYS = KeyShape(3, 4, 8, torch.float32, torch.device("cpu"))
 
 
 def follower(seed=0, **changes):
@@ -198,7 +200,7 @@ def test_a_cache_that_grows_changes_no_law(model, form, monkeypatch):
 
 def test_a_text_of_nan_spoils_no_other_when_a_cache_grows(monkeypatch):
     monkeypatch.setattr("sdtt.models.reveal.SLOTS_AT_ONCE", 4)
-    cache = RevealCache(2, LENGTH, torch.device("cpu"))
+    cache = RevealCache(2, LENGTH, KEYS)
     part = torch.ones(2, 4, 2, 8)
     part[1] = float("nan")
     for place in range(0, 10, 2):
@@ -209,7 +211,7 @@ def test_a_text_of_nan_spoils_no_other_when_a_cache_grows(monkeypatch):
 
 
 def test_a_cache_grows_with_its_texts():
-    cache = RevealCache(2, 1024, torch.device("cpu"))
+    cache = RevealCache(2, 1024, KEYS)
     reach = [
         cache.plan(torch.arange(new), torch.tensor([1023]), torch.tensor([0])).sees.shape[-1]
         for new in (127, 1, 300, 0)
@@ -281,7 +283,7 @@ def test_a_cache_takes_the_memory_that_is_told(model):
     everything = torch.arange(LENGTH - 1)
     with torch.no_grad():
         law.hidden(ids, everything, torch.tensor([LENGTH - 1]), torch.tensor([0]))
-    kept = sum(part.nbytes for layer in law.cache.layers for part in layer)
+    kept = sum(part.nbytes for part in law.cache.layers)
     kept += kept // (2 * model.config.n_blocks)  # the spare one
     assert kept == 4 * model.reveal_cache_bytes(LENGTH)
 
@@ -299,7 +301,11 @@ class FewShapes(MDLMForMaskedLM):
 
 @pytest.mark.parametrize("form", ["blank", "prefix", "infill", "ragged"])
 @pytest.mark.parametrize("sampler", ["dilated", "first_hitting"])
-def test_filling_passes_up_to_few_shapes_changes_no_text(model, sampler, form):
+@pytest.mark.parametrize("has_graphs", [False, True])
+def test_filling_passes_up_to_few_shapes_changes_no_text(
+    model, sampler, form, has_graphs, monkeypatch
+):
+    monkeypatch.setattr("sdtt.models.blocks.Backbone.has_graphs", has_graphs)
     few = FewShapes(model.config).eval()
     few.load_state_dict(model.state_dict())
     ids, real = canvas_of(form)
@@ -308,7 +314,7 @@ def test_filling_passes_up_to_few_shapes_changes_no_text(model, sampler, form):
 
 
 def test_a_compiled_network_meets_few_shapes():
-    cache = RevealCache(2, 64, torch.device("cpu"), few_shapes=True)
+    cache = RevealCache(2, 64, KEYS, few_shapes=True)
     shapes = set()
     for step in range(16):
         new = (
@@ -317,6 +323,74 @@ def test_a_compiled_network_meets_few_shapes():
         now = cache.plan(new, torch.arange(4 * step, 4 * step + 4), torch.tensor([0]))
         shapes.add((*now.places.shape, now.sees.shape[-1]))
     assert shapes == {(2, 8, reach) for reach in (24, 48, 65)}  # one is for padding
+
+
+def test_caches_of_one_shape_lie_at_one_place_one_after_another():
+    lent = LentMemory()
+    first = RevealCache(2, LENGTH, KEYS, lent=lent)
+    places = [x.data_ptr() for x in first.layers]
+    beside = RevealCache(2, LENGTH, KEYS, lent=lent)
+    assert not {x.data_ptr() for x in beside.layers} & set(places)
+    del beside
+    first.layers[0].fill_(float("nan"))
+    del first
+    again = RevealCache(2, LENGTH, KEYS, lent=lent)
+    assert [x.data_ptr() for x in again.layers] == places
+    assert not any(x.any() for x in again.layers)
+    beside = RevealCache(2, LENGTH, KEYS, lent=lent)
+    assert not {x.data_ptr() for x in beside.layers} & set(places)
+
+
+@pytest.mark.parametrize(("texts", "length"), [(3, LENGTH), (2, LENGTH - 4)])
+def test_a_cache_of_another_shape_has_its_own_memory(texts, length):
+    lent = LentMemory()
+    RevealCache(2, LENGTH, KEYS, lent=lent)
+    assert RevealCache(texts, length, KEYS, lent=lent).layers[0].shape == (texts, 4, length + 1, 8)
+
+
+@pytest.mark.parametrize("has_graphs", [False, True])
+def test_each_shape_is_compiled_once_and_none_is_left_uncompiled(
+    unchecked, has_graphs, monkeypatch
+):
+    del unchecked
+    if not several_shapes():
+        pytest.skip("this torch compiles eight shapes")
+    monkeypatch.setattr("sdtt.models.blocks.Backbone.has_graphs", has_graphs)
+    shapes, compiled, counts = set(), [], []
+    plan = RevealCache.plan
+
+    def watched(cache, *passed):
+        now = plan(cache, *passed)
+        shapes.add((now.places.shape, now.sees.shape))
+        return now
+
+    def counted(graph, _):
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(RevealCache, "plan", watched)
+    network = follower(model_length=64, n_blocks=2)
+    network.compile_trunk(backend=counted)
+    for _ in range(2):
+        for steps in (2, 4, 8, 16):
+            sample(network, torch.full((2, 64), MASK), sampler="dilated", steps=steps)
+            counts.append(len(compiled))
+    assert len(shapes) > 8  # after which torch gives up by itself
+    assert counts[3] == counts[7] == len(shapes)
+
+
+@pytest.mark.gpu
+def test_the_cache_of_a_compiled_network_runs_as_cuda_graphs(unchecked):
+    del unchecked
+    plain, compiled = follower().double().cuda(), follower().double().cuda()
+    ids, real = (x if x is None else x.cuda() for x in canvas_of("ragged"))
+    torch._dynamo.utils.counters.clear()
+    for seed in range(3):
+        settings = {"steps": 4, "attention_mask": real, "seed": seed}
+        assert torch.equal(
+            sample(compiled, ids, compile=True, **settings), sample(plain, ids, **settings)
+        )
+    assert torch._dynamo.utils.counters["inductor"]["cudagraph_skips"] == 0
 
 
 @pytest.mark.slow  # each shape is compiled

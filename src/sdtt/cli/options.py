@@ -2,9 +2,9 @@
 
 The text of a flag and the text of a YAML value are read by the same reader, chosen by the type of
 the field, so that `--learning-rate 6e-5` and `learning_rate: 6e-5` mean the same. Precedence:
-flag > file > default of the field. Several values are joined by commas, or the flag is repeated; of
-a flag that takes one value the last counts, so that a script's can be overridden. A path in a file is relative to the working folder, as it is in
-a flag.
+flag > file > default of the field. A path in a file is relative to the working folder, as it is in
+a flag. Several values are joined by commas, or the flag is repeated; of a flag that takes one value
+the last counts, so that those of a script can be overridden.
 
 Metadata of a field: `help` (one line, with the unit) and, where wanted, `flag_only=True` (refused
 in a file, never recorded) or `positional=True` (given as words without a flag, a tuple

@@ -5,6 +5,7 @@ files load and save without a map.
 """
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -33,9 +34,12 @@ from sdtt.models.config import BlocksConfig
 from sdtt.models.linear import PackedLinear, QueryKeyValue, part_of
 from sdtt.models.placement import head_of
 from sdtt.models.resize import resize_vocabulary
-from sdtt.models.reveal import RevealCache
+from sdtt.models.reveal import LentMemory, RevealCache
 
 SINUSOID_WIDTH = 256
+
+MOST_SHAPES = 64
+"""For which one trunk is compiled: a cache has up to 8 widths by 4 reaches for texts of a size."""
 
 FEW_ROWS = 32
 """Queries of a text that are too few to pay for a copy of its keys."""
@@ -312,15 +316,21 @@ class Backbone(nn.Module):
         if config.conditioning != "none":
             self.sigma_map = Condition(config)
         self._compiled_trunk: Callable[..., Tensor] | None = None
+        self.lent_memory = LentMemory()
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy is not compiled: its compiled trunk would run on the weights of the original."""
-        return self.__dict__ | {"_compiled_trunk": None}
+        return self.__dict__ | {"_compiled_trunk": None, "lent_memory": LentMemory()}
 
     @property
     def is_compiled(self) -> bool:
         """Whether passes without gradients run a compiled trunk."""
         return self._compiled_trunk is not None
+
+    @property
+    def has_graphs(self) -> bool:
+        """Whether the compiled trunk runs as CUDA graphs, which write to fixed addresses."""
+        return self.is_compiled and self.vocab_embed.embedding.device.type == "cuda"
 
     def compile_trunk(self, backend: str = "inductor") -> None:
         """Compiles the trunk, for each shape that it meets; on an accelerator as CUDA graphs."""
@@ -328,7 +338,7 @@ class Backbone(nn.Module):
             on_cpu = self.vocab_embed.embedding.device.type == "cpu"
             mode = None if on_cpu or backend != "inductor" else "reduce-overhead"
             self._compiled_trunk = torch.compile(
-                self.trunk, dynamic=False, mode=mode, backend=backend
+                self.trunk, dynamic=False, mode=mode, backend=backend, **several_shapes()
             )
 
     def compile_for_training(self, **options: Any) -> None:
@@ -389,6 +399,16 @@ class Backbone(nn.Module):
         for block in self.blocks[:-1]:
             x = block(x, angles, attention_mask, condition, cache)
         return x
+
+
+def several_shapes() -> dict[str, Any]:
+    """How a function is compiled for ``MOST_SHAPES`` shapes, whatever others have met.
+
+    A torch before 2.13 cannot be told so: there the ninth shape of all models runs uncompiled.
+    """
+    wanted = {"recompile_limit": MOST_SHAPES, "isolate_recompiles": True}
+    known = inspect.signature(torch.compile).parameters
+    return {name: value for name, value in wanted.items() if name in known}
 
 
 def texts_of(rows: Int[Tensor, " N"] | None, ids: Int[Tensor, "B L"]) -> Int[Tensor, " N"]:

@@ -18,7 +18,7 @@ from sdtt.models.fold import fold
 from sdtt.models.noise_level import log_linear_level, masked_share
 from sdtt.models.pack import pack
 from sdtt.models.placement import is_plain
-from sdtt.models.reveal import RevealCache, order_mask, reveal_mask
+from sdtt.models.reveal import KeyShape, RevealCache, order_mask, reveal_mask
 from sdtt.sampling.generation import DiffusionGenerationMixin
 
 Objective = Callable[[Tensor, Head], Tensor]
@@ -313,8 +313,18 @@ class CachedMDLM:
         if not model.follows_order:
             raise ValueError("a model of bidirectional attention cannot keep a cache")
         model.check_length(length)
-        self.model = model
-        self.cache = RevealCache(batch, length, model.device, few_shapes=model.is_compiled)
+        self.model, backbone = model, model.backbone
+        embedding, device = backbone.vocab_embed.embedding, model.device
+        is_cast = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if is_cast else embedding.dtype
+        heads, blocks = model.config.n_heads, model.config.n_blocks
+        self.cache = RevealCache(
+            batch,
+            length,
+            KeyShape(blocks, heads, backbone.head_width, dtype, device),
+            few_shapes=model.is_compiled,
+            lent=backbone.lent_memory if backbone.has_graphs else None,
+        )
 
     def hidden(
         self,

@@ -8,6 +8,8 @@ pattern is that of set-causal attention in any-order models [Eso-LM, arXiv 2506.
 generative modelling, arXiv 2505.18883].
 """
 
+import math
+import weakref
 from dataclasses import dataclass
 
 import torch
@@ -90,31 +92,95 @@ class CachedPass:
     texts: Int[Tensor, " K"] | None
 
 
+@dataclass(frozen=True)
+class KeyShape:
+    """What a network keeps of a token: a key and a value of each block and head.
+
+    Attributes:
+        blocks: Their number.
+        heads: Of each.
+        width: Of a head.
+        dtype: Of keys and values.
+        device: Where they lie.
+    """
+
+    blocks: int
+    heads: int
+    width: int
+    dtype: torch.dtype
+    device: torch.device
+
+    def memory(self, texts: int, slots: int, tensors: int) -> list[Tensor]:
+        """Zeros for the keys or values of one block each, for a weight of 0 forgives no NaN."""
+        shape = (texts, self.heads, slots, self.width)
+        return [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(tensors)]
+
+
+class LentMemory:
+    """Memory that one cache after another uses, at the same addresses: CUDA graphs hold on to them.
+
+    What a cache gives back waits for the next one of its shape; a cache that is made while another
+    has it gets memory of its own.
+    """
+
+    def __init__(self) -> None:
+        self._idle: list[Tensor] = []
+
+    def take(self, keys: KeyShape, texts: int, slots: int) -> list[Tensor]:
+        """Zeros for all keys and values."""
+        idle, self._idle = self._idle, []
+        shape = (texts, keys.heads, slots, keys.width)
+        alike = [(x.shape, x.dtype, x.device) == (shape, keys.dtype, keys.device) for x in idle]
+        if len(idle) == 2 * keys.blocks and all(alike):
+            return [x.zero_() for x in idle]
+        memory = keys.memory(texts, slots, 2 * keys.blocks)
+        for x in memory:
+            # a graph is made again if they lie elsewhere, and nothing is compiled again
+            torch._dynamo.mark_static_address(x, guard=False)
+        return memory
+
+    def give_back(self, memory: list[Tensor]) -> None:
+        """Lets the next cache have it."""
+        self._idle = memory
+
+
 class RevealCache:
     """Keys and values of the visible tokens of a batch, in the order in which they were revealed.
 
     It takes (2 * n_blocks + 1) * hidden_dim numbers a token and text, in the dtype of the network:
     37.5 MiB a text of 1,024 tokens for 169M parameters in bfloat16. Products read keys without a
     copy only where these lie without gaps; so what is kept is laid out anew, by way of the memory
-    of one more layer, whenever a text has filled its ``SLOTS_AT_ONCE`` slots.
+    of one more layer, whenever a text has filled its ``SLOTS_AT_ONCE`` slots. Lent memory stays
+    as it is laid out: for all L tokens from the start.
 
     Args:
         batch: B.
         length: L.
-        device: Of the network.
+        keys: What is kept of a token.
         few_shapes: For a compiled network: all texts take part in every pass, columns are filled up
             to a power of two, and slots to a quarter of all.
+        lent: For CUDA graphs: memory at fixed addresses.
     """
 
     def __init__(
-        self, batch: int, length: int, device: torch.device, *, few_shapes: bool = False
+        self,
+        batch: int,
+        length: int,
+        keys: KeyShape,
+        *,
+        few_shapes: bool = False,
+        lent: LentMemory | None = None,
     ) -> None:
-        self.batch, self.length, self.device = batch, length, device
-        self.few_shapes = few_shapes
+        self.batch, self.length, self.device = batch, length, keys.device
+        self.few_shapes, self._stays = few_shapes, lent is not None
         self.stored = torch.zeros(batch, dtype=torch.long)
-        self.layers: list[list[Tensor]] = []
-        self._memory: list[list[Tensor]] = []
-        self._slots = 0
+        self._keys, self._slots = keys, 0
+        if lent is None:
+            *self._memory, self._spare = keys.memory(batch, length + 1, 2 * keys.blocks + 1)
+            self.layers = [self._laid_out(each, 0) for each in self._memory]
+        else:
+            self.layers = lent.take(keys, batch, length + 1)
+            weakref.finalize(self, lent.give_back, self.layers)
         self._pass: CachedPass | None = None
 
     def plan(
@@ -181,18 +247,12 @@ class RevealCache:
         """
         now = self._pass
         assert now is not None, "plan() comes before a pass"
-        if layer_idx == 0 and not self.layers:
-            self._heads, self._head_width = key.shape[1], key.shape[3]
-            self._spare = self._new_memory(key)
-        if layer_idx == len(self.layers):
-            own = [self._new_memory(key), self._new_memory(key)]
-            self._memory.append(own)
-            self.layers.append([self._laid_out(part, self._slots) for part in own])
         text = torch.arange(self.batch, device=key.device) if now.texts is None else now.texts
-        both = []
-        for kept, part in zip(self.layers[layer_idx], (key, value), strict=True):
+        reach, both = now.sees.shape[-1], []
+        for kept, part in zip(self.layers[2 * layer_idx :][:2], (key, value), strict=True):
             kept[text[:, None], :, now.slots] = part.transpose(1, 2)
-            both.append(kept if now.texts is None else kept.index_select(0, now.texts))
+            seen = kept[:, :, :reach]
+            both.append(seen if now.texts is None else seen.index_select(0, now.texts))
         return both[0], both[1]
 
     def _width(self, columns: int) -> int:
@@ -207,14 +267,10 @@ class RevealCache:
         together = quarter if self.few_shapes else SLOTS_AT_ONCE
         return max(self._slots, min(-(-slots // together) * together, self.length + 1))
 
-    def _new_memory(self, key: Tensor) -> Tensor:
-        """For the keys or values of one block; zeros, for a weight of 0 forgives no NaN."""
-        return key.new_zeros(self.batch * self._heads * (self.length + 1) * self._head_width)
-
     def _laid_out(self, memory: Tensor, slots: int) -> Float[Tensor, "B H {slots} W"]:
         """So many slots of each text and head, without gaps between them."""
-        numbers = self.batch * self._heads * slots * self._head_width
-        return memory[:numbers].view(self.batch, self._heads, slots, self._head_width)
+        shape = (self.batch, self._keys.heads, slots, self._keys.width)
+        return memory.flatten()[: math.prod(shape)].view(shape)
 
     def _grow(self, slots: int) -> None:
         """Moves all that is kept to where there is room for more slots.
@@ -222,12 +278,12 @@ class RevealCache:
         From its own memory to spare memory, and its own becomes the next spare: large memory that
         is new each time costs a CPU more than the move.
         """
-        for memory, layer in zip(self._memory, self.layers, strict=True):
-            for i, kept in enumerate(layer):
-                layer[i] = self._laid_out(self._spare, slots)
-                layer[i][:, :, : self._slots] = kept
-                layer[i][:, :, self._slots :] = 0  # there lie other texts, and maybe their NaN
-                memory[i], self._spare = self._spare, memory[i]
+        if not self._stays:
+            for i, kept in enumerate(self.layers):
+                self.layers[i] = self._laid_out(self._spare, slots)
+                self.layers[i][:, :, : self._slots] = kept
+                self.layers[i][:, :, self._slots :] = 0  # there lie other texts, maybe their NaN
+                self._memory[i], self._spare = self._spare, self._memory[i]
         self._slots = slots
 
     def _there(self, x: Tensor) -> Tensor:
