@@ -341,6 +341,13 @@ def test_caches_of_one_shape_lie_at_one_place_one_after_another():
     assert not {x.data_ptr() for x in beside.layers} & set(places)
 
 
+def test_what_was_lent_in_inference_mode_serves_outside_too():
+    lent = LentMemory()
+    with torch.inference_mode():
+        RevealCache(2, LENGTH, KEYS, lent=lent).layers[0].fill_(1)
+    assert not RevealCache(2, LENGTH, KEYS, lent=lent).layers[0].any()
+
+
 @pytest.mark.parametrize(("texts", "length"), [(3, LENGTH), (2, LENGTH - 4)])
 def test_a_cache_of_another_shape_has_its_own_memory(texts, length):
     lent = LentMemory()

@@ -133,7 +133,8 @@ class LentMemory:
         alike = [(x.shape, x.dtype, x.device) == (shape, keys.dtype, keys.device) for x in idle]
         if len(idle) == 2 * keys.blocks and all(alike):
             return [x.zero_() for x in idle]
-        memory = keys.memory(texts, slots, 2 * keys.blocks)
+        with torch.inference_mode(False):  # what is made in it could not be zeroed outside
+            memory = keys.memory(texts, slots, 2 * keys.blocks)
         for x in memory:
             # a graph is made again if they lie elsewhere, and nothing is compiled again
             torch._dynamo.mark_static_address(x, guard=False)
