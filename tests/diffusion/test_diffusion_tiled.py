@@ -169,12 +169,32 @@ def test_products_of_bfloat16_err_by_the_rounding_of_their_operands(case, large)
     assert max(relative_error(a, b) for a, b in zip(found, exact, strict=True)) < 2e-2
 
 
-def test_sums_of_bfloat16_products_are_float32(large):
+@pytest.mark.parametrize("stretch", [700, 4096])
+def test_sums_of_bfloat16_products_are_float32(large, monkeypatch, stretch):
     # numbers that bfloat16 holds exactly: only the sums and the results could round
+    monkeypatch.setattr(module, "STRETCH", stretch)
     rounded = [[x.bfloat16().float() for x in side] for side in large]
     found = divergence_of(*rounded, DIVERGENCES["reverse_kl"], products=torch.bfloat16)
     exact = divergence_of(*rounded, DIVERGENCES["reverse_kl"], dtype=F64)
     assert relative_error(found, exact) < 1e-5
+
+
+def test_laws_that_hardly_differ_are_told_apart_by_bfloat16_products(large, monkeypatch):
+    monkeypatch.setattr(module, "STRETCH", 4096)  # one for all, as of a small vocabulary
+    student = [x.bfloat16().float() for x in large[0]]
+    near = [student[0], (student[1] + 0.01 * scores(3001, 16, seed=9).float()).bfloat16().float()]
+    near[1][3000] = student[1][3000]
+    found, exact = (
+        value_and_gradients(
+            lambda hidden, weight, _, options=options: divergence_of(
+                (hidden, weight), near, DIVERGENCES["reverse_kl"], **options
+            ),
+            fresh(*student),
+            with_bias=False,
+        )
+        for options in ({"products": torch.bfloat16}, {"dtype": F64})
+    )
+    assert max(relative_error(a, b) for a, b in zip(found, exact, strict=True)) < 2e-2
 
 
 def test_scores_of_a_bfloat16_network_are_compared_in_float32():

@@ -92,14 +92,18 @@ class _Linear:
         return torch.promote_types(self.dtype, torch.float32)
 
     def scores(self, rows: Tensor) -> Tensor:
-        """Rows @ weight.T + bias, N x V; -inf at excluded tokens."""
-        if len(self.stretches) > 1:
+        """Rows @ weight.T + bias, N x V, in ``dtype``; -inf at excluded tokens.
+
+        A score that is rounded to bfloat16 would be further from another model's than the two laws
+        are that a round compares.
+        """
+        if rows.device.type == "cuda":
+            scores = self._product(rows, self.weight.T, self.dtype)
+        else:
             scores = torch.empty(len(rows), len(self.weight), dtype=self.dtype, device=rows.device)
             rows = rows.to(self.dtype)
             for part in self.stretches:
                 scores[:, part] = rows @ self.weight[part].to(self.dtype).T
-        else:
-            scores = self._product(rows, self.weight.T, self.dtype)
         if self.bias is not None:
             scores += self.bias
         return without(scores, self.inner)
