@@ -69,6 +69,44 @@ def test_command_function_and_method_follow_the_folder_alike():
     assert model.generate().sequences.tolist() == [record["ids"]]
 
 
+def test_a_folder_says_how_texts_are_made(tmp_path):
+    model = load_model("student")
+    model.generation_config.update(max_length=9, num_return_sequences=2, forced_tokens=[[0, 33]])
+    model.save_pretrained(tmp_path)
+    load_tokenizer_of("student").save_pretrained(tmp_path)
+    found = records("--model", str(tmp_path))
+    assert [(len(one["ids"]), one["ids"][0]) for one in found] == [(9, 33)] * 2
+    assert (found[0]["length"], found[0]["force"]) == (9, ["0=33"])
+    (alone,) = records("--model", str(tmp_path), "--num-samples", "1", "--length", "5")
+    assert len(alone["ids"]) == 5
+
+
+def test_each_record_names_its_prompt(tmp_path):
+    (tmp_path / "prompts").write_text("one\x0cline\ntwo\n")
+    found = records("--prompts", str(tmp_path / "prompts"), "--max-new-tokens", "2")
+    assert [one["prompt"] for one in found] == ["one\x0cline", "two"]
+    (tmp_path / "prompts").write_bytes(b"a\xff")
+    line = refused("generate", "--prompts", str(tmp_path / "prompts"))
+    assert "prompts is no UTF-8 text at its byte 1" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--length", "0"), "length must be at least 1, got 0"),
+        (("--max-new-tokens", "0"), "it takes no --max-new-tokens"),
+        (("--infill", ""), "it takes no --infill"),
+        (("--sampler", "dilated"), "--autoregressive has no sampler"),
+    ],
+)
+def test_what_no_causal_model_has_is_refused_though_it_be_the_default(flags, says):
+    assert says in refused("generate", "--autoregressive", "--model", "judge", *flags)
+
+
+def test_a_place_is_not_forced_twice():
+    assert "--force names place 0 twice" in refused("generate", "--force", "0=5,0=6")
+
+
 def test_generate_refuses_what_does_not_go_with_the_folder():
     line = refused("generate", "--threshold", "0.9")
     assert "threshold=0.9 is no setting of the sampler 'ancestral'" in line

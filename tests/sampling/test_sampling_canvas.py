@@ -86,13 +86,13 @@ def test_some_rows_take_their_mask_along():
 
 
 def test_forced_tokens_stand_at_their_places_and_negative_ones_count_from_each_end():
-    canvas = force(ragged_canvas([[3, 3, 3, 3], [3, 3]], pad_id=0), {0: 1, -1: 2})
+    canvas = force(THREE, ragged_canvas([[3, 3, 3, 3], [3, 3]], pad_id=0), {0: 1, -1: 2})
     assert canvas.ids.tolist() == [[1, 3, 3, 2], [1, 2, 0, 0]]
 
 
 def test_forcing_leaves_the_given_canvas_as_it_is():
     canvas = Canvas(torch.full((2, 3), 3))
-    force(canvas, {1: 0})
+    force(THREE, canvas, {1: 0})
     assert (canvas.ids == 3).all()
 
 
@@ -101,7 +101,21 @@ def test_a_token_forced_outside_of_a_text_is_refused(place):
     canvas = ragged_canvas([[3, 3, 3], [3, 3]], pad_id=0)
     says = f"a token is forced at place {place}, outside of a text of 2 tokens"
     with pytest.raises(ValueError, match=says):
-        force(canvas, {place: 1})
+        force(THREE, canvas, {place: 1})
+
+
+def test_a_token_is_not_forced_over_another():
+    canvas = Canvas(torch.tensor([[0, 3, 3]]))
+    assert force(THREE, canvas, {0: 0}).ids.tolist() == [[0, 3, 3]]
+    with pytest.raises(ValueError, match=r"place 0 .* holds the token 0 already .* forced to be 1"):
+        force(THREE, canvas, {0: 1})
+    with pytest.raises(ValueError, match=r"place -1 .* holds the token 1 already"):
+        force(THREE, canvas, {2: 1, -1: 2})
+
+
+def test_a_forced_id_that_no_text_has_is_refused():
+    with pytest.raises(ValueError, match="forced is the unknown id 7"):
+        force(THREE, Canvas(torch.full((1, 3), 3)), {0: 7}, 4)
 
 
 def test_an_infill_template_has_so_many_masks_in_each_slot(model, tokenizer):

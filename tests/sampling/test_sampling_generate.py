@@ -1,3 +1,4 @@
+import jaxtyping
 import pytest
 import torch
 
@@ -5,7 +6,9 @@ from sdtt.data.tokenizer import train_tokenizer
 from sdtt.models.exact import MarkovDenoiser, TableDenoiser
 from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
 from sdtt.sampling.canvas import canvas_of
-from sdtt.sampling.generate import evaluating, generate, sample, texts_a_pass
+from sdtt.sampling.generate import evaluating, generate, sample, texts_a_pass, texts_of
+from sdtt.sampling.generation import DiffusionGenerationConfig
+from sdtt.sampling.text_settings import TextSettings, text_settings_for
 
 F64 = torch.float64
 SETTINGS = {
@@ -347,3 +350,73 @@ def test_a_batch_that_memory_splits_gives_the_same_texts(monkeypatch):
     )
     assert torch.equal(split, whole)
     assert sorted(set(firsts)) == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize("sampler", sorted(SETTINGS))
+@pytest.mark.parametrize("pad", [-100, 9, 8])
+def test_padding_may_be_any_number(sampler, pad):
+    model, mask = network(), torch.arange(12) < torch.tensor([[12], [5]])
+    canvas = torch.full((2, 12), 8)
+    settings = {"sampler": sampler, "attention_mask": mask} | SETTINGS[sampler]
+    expected = sample(model, canvas.masked_fill(~mask, 0), **settings)
+    found = sample(model, canvas.masked_fill(~mask, pad), **settings)
+    assert torch.equal(found[mask], expected[mask])
+    assert (found[~mask] == pad).all()
+
+
+def test_a_canvas_of_small_integers_is_filled_too():
+    canvas = torch.full((2, 12), 8)
+    assert torch.equal(sample(network(), canvas.int()), sample(network(), canvas))
+
+
+NO_CANVAS = {
+    "a canvas is a batch of texts, .* the shape \\(12,\\)": (torch.full((12,), 8), {}),
+    "a text of 25 tokens is longer than the model's 24": (torch.full((1, 25), 8), {"steps": 1}),
+    "the canvas has the unknown id 9: .* \\[0, 9\\)": (torch.tensor([[8, 9]]), {}),
+    "the canvas has the unknown id -1": (torch.tensor([[8, -1]]), {}),
+    "attention_mask has the shape \\(1, 12\\), the canvas \\(2, 12\\)": (
+        torch.full((2, 12), 8),
+        {"attention_mask": torch.ones(1, 12)},
+    ),
+    "banned has the id 99, which no text has": (torch.full((1, 4), 8), {"banned": (99,)}),
+    "stop_ids has the id 8, which no text has": (torch.full((1, 4), 8), {"stop_ids": (8,)}),
+}
+
+
+@pytest.fixture
+def unchecked():
+    """As users have it: without the tests' check of annotations."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize("says", sorted(NO_CANVAS))
+def test_a_canvas_that_cannot_be_is_refused_in_one_line(unchecked, says):
+    del unchecked
+    canvas, settings = NO_CANVAS[says]
+    with pytest.raises(ValueError, match=says):
+        sample(network(), canvas, **settings)
+
+
+def test_what_is_left_open_is_as_the_generation_config_says(tokenizer):
+    model = network(len(tokenizer), mask_token_id=tokenizer.mask_token_id, eos_token_id=5)
+    own = {"max_length": 9, "num_return_sequences": 2, "stop_at_eos": True, "eos_token_id": 7}
+    model.generation_config = DiffusionGenerationConfig(
+        **own, forced_tokens=[[0, 33]], pad_token_id=6
+    )
+    due = text_settings_for(model)
+    assert due == TextSettings(2, 9, None, {0: 33}, (7,), 6)
+    ids = model.generate(return_dict_in_generate=False)
+    strings = texts_of(tokenizer, ids, None)
+    assert generate(model, tokenizer) == strings
+    given = text_settings_for(
+        model, num_samples=1, max_new_tokens=3, forced={1: 34}, stop_at_eos=False
+    )
+    assert given == TextSettings(1, None, 3, {1: 34}, (), 6)
+
+
+def test_a_setting_that_is_given_as_none_is_not_that_of_the_config():
+    config = DiffusionGenerationConfig(top_k=1, steps=3)
+    assert config.sample_settings(top_k=None).top_k is None
+    assert config.sample_settings().top_k == 1

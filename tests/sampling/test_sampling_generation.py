@@ -2,9 +2,10 @@
 
 import dataclasses
 
+import jaxtyping
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, TextStreamer
+from transformers import AutoModelForMaskedLM, GenerationConfig, TextStreamer
 from transformers.generation.streamers import BaseStreamer, TextDiffusionStreamer
 
 from sdtt.data.tokenizer import train_tokenizer
@@ -470,6 +471,39 @@ def test_a_streamer_gets_the_prompt_a_draft_a_step_and_the_text():
     assert heard[-2][1] == output.sequences[:, 2:].tolist() == heard[-3][1]
     counts = [ids[0].count(MASK) for kind, ids in heard if kind == "draft"]
     assert counts == [4, 2, 0]
+
+
+def test_drafts_that_a_streamer_keeps_do_not_change():
+    kept = []
+    recorder = Recorder()
+    recorder.put_draft = kept.append
+    network().generate(streamer=recorder, steps=3)
+    assert [int((draft == MASK).sum()) for draft in kept] == [8, 4, 0]
+
+
+def test_a_config_of_transformers_counts_by_what_is_set_in_it():
+    foreign = GenerationConfig(max_new_tokens=3, temperature=0.5)
+    model, prompt = network(), torch.tensor([[2, 3]])
+    expected = model.generate(prompt, max_new_tokens=3, temperature=0.5).sequences
+    assert torch.equal(model.generate(prompt, generation_config=foreign).sequences, expected)
+    with pytest.raises(ValueError, match="unknown generation setting 'num_beams'"):
+        model.generate(prompt, generation_config=GenerationConfig(num_beams=4))
+    with pytest.raises(ValueError, match=r"no do_sample: texts are drawn; temperature=0"):
+        model.generate(prompt, do_sample=True)
+
+
+@pytest.fixture
+def unchecked():
+    """As users have it: without the tests' check of annotations."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def test_an_attention_mask_of_another_shape_is_refused(unchecked):
+    del unchecked
+    with pytest.raises(ValueError, match=r"the shape \(1, 2\), input_ids \(1, 3\)"):
+        network().generate(torch.tensor([[2, 3, 4]]), attention_mask=torch.ones(1, 2))
 
 
 def test_a_streamer_gets_the_whole_text_where_nothing_is_in_front():

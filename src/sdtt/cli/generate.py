@@ -23,10 +23,11 @@ from sdtt.models.checkpoints import load_model, load_tokenizer_of, on_accelerato
 from sdtt.models.mdlm import MDLMForMaskedLM
 from sdtt.models.pack import pack
 from sdtt.sampling.autoregressive import sample_autoregressive
-from sdtt.sampling.canvas import Canvas, encode, encoded_canvas, pad_id_of
-from sdtt.sampling.generate import sample, stop_ids_of, texts_of
+from sdtt.sampling.canvas import Canvas, encode, encoded_canvas
+from sdtt.sampling.generate import sample, texts_of
 from sdtt.sampling.reveal import Step
 from sdtt.sampling.settings import SampleSettings, settings_for
+from sdtt.sampling.text_settings import TextSettings, text_settings_for
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ class GenerateSettings:
             "help": "folder of the model, or a shipped one: student, teacher; in a checkout caching"
         },
     )
-    num_samples: int = field(default=1, metadata={"help": "how many texts for each prompt"})
+    num_samples: int | None = field(
+        default=None, metadata={"help": "how many texts for each prompt; 1 by default"}
+    )
     prompt: str = field(default="", metadata={"help": "text that stands at the front"})
     prompts: Path | None = field(
         default=None, metadata={"help": "file with one prompt a line, instead of --prompt"}
@@ -59,8 +62,8 @@ class GenerateSettings:
     max_new_tokens: int | None = field(
         default=None, metadata={"help": "instead of --length: tokens filled in for each prompt"}
     )
-    stop_at_eos: bool = field(
-        default=False, metadata={"help": "a sampled end-of-text token ends its text"}
+    stop_at_eos: bool | None = field(
+        default=None, metadata={"help": "a sampled end-of-text token ends its text"}
     )
     autoregressive: bool = field(
         default=False, metadata={"help": "the model is a causal one: the baseline, token by token"}
@@ -82,7 +85,7 @@ class GenerateSettings:
 
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
-        if self.num_samples < 0:
+        if self.num_samples is not None and self.num_samples < 0:
             raise ValueError(f"num_samples must be at least 0, got {self.num_samples}")
         if self.watch_seconds < 0:
             raise ValueError(f"watch_seconds must be at least 0, got {self.watch_seconds}")
@@ -92,23 +95,28 @@ class GenerateSettings:
             raise ValueError("--watch draws and --json prints records: give one")
         _forced(self.force)
         if self.autoregressive:
-            given = [
-                name
-                for name in ("suffix", "infill", "prompts", "force", "max_new_tokens", "watch")
-                if getattr(self, name)
-            ]
+            names = ("suffix", "infill", "prompts", "force", "max_new_tokens", "watch")
+            given = [n for n in names if getattr(self, n) != getattr(type(self), n)]
             if given:
+                flag = given[0].replace("_", "-")
                 raise ValueError(
-                    f"--autoregressive writes from the left, one prompt: it takes no --{given[0]}"
+                    f"--autoregressive writes from the left, one prompt: it takes no --{flag}"
                 )
+            if self.length is not None and self.length < 1:
+                raise ValueError(f"length must be at least 1, got {self.length}")
 
 
 def _forced(pairs: tuple[str, ...]) -> dict[int, int]:
     """Place to id."""
     try:
-        return {int(place): int(token) for place, token in (pair.split("=") for pair in pairs)}
+        found = [(int(place), int(token)) for place, token in (pair.split("=") for pair in pairs)]
     except ValueError as error:
         raise ValueError(f"--force takes PLACE=ID, such as 0=17 or -1=0, got {pairs}") from error
+    places = [place for place, _ in found]
+    twice = [place for place in places if places.count(place) > 1]
+    if twice:
+        raise ValueError(f"--force names place {twice[0]} twice: one token stands there")
+    return dict(found)
 
 
 def generate(settings: GenerateSettings, given: Given[SampleSettings]) -> None:
@@ -124,27 +132,41 @@ def generate(settings: GenerateSettings, given: Given[SampleSettings]) -> None:
     dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
     model = load_model(settings.model, causal=settings.autoregressive, dtype=dtype)
     if settings.autoregressive:
-        _write_autoregressively(settings, given.make(), model, tokenizer)
+        _write_autoregressively(settings, given, model, tokenizer)
         return
     sampling = settings_for(model, given.values)
-    model = on_accelerator(model)
-    if settings.optimize and isinstance(model, MDLMForMaskedLM):
-        model = model.for_inference()
-    canvas = encoded_canvas(
+    forced = _forced(settings.force)
+    asked = text_settings_for(
         model,
-        tokenizer,
-        prompt=_prompts(settings),
-        suffix=settings.suffix,
-        infill=settings.infill,
         num_samples=settings.num_samples,
         length=settings.length,
         max_new_tokens=settings.max_new_tokens,
-        forced=_forced(settings.force),
+        infill=settings.infill,
+        forced=forced,
+        stop_at_eos=settings.stop_at_eos,
     )
-    drawn = _sample(settings, sampling, model, canvas)
+    model = on_accelerator(model)
+    if settings.optimize and isinstance(model, MDLMForMaskedLM):
+        model = model.for_inference()
+    prompts = _prompts(settings)
+    canvas = encoded_canvas(
+        model,
+        tokenizer,
+        prompt=prompts,
+        suffix=settings.suffix,
+        infill=settings.infill,
+        num_samples=asked.num_samples,
+        length=asked.length,
+        max_new_tokens=asked.max_new_tokens,
+        forced=asked.forced,
+    )
+    drawn = _sample(asked, sampling, model, canvas)
     if not is_first_process():
         return
-    common = _common(settings, sampling.record(), model)
+    of_text = {name: getattr(asked, name) for name in ("length", "max_new_tokens")}
+    of_text["stop_at_eos"] = bool(asked.stop_ids)
+    of_text["force"] = [f"{place}={token}" for place, token in asked.forced.items()]
+    common = _common(settings, sampling.record() | of_text, model)
     for index, (ids, steps) in enumerate(drawn):
         length = len(ids)
         if settings.watch:
@@ -152,20 +174,29 @@ def generate(settings: GenerateSettings, given: Given[SampleSettings]) -> None:
             shown = frames(f"sample {index + 1}", before, steps, model.mask_token_id)
             replay(shown, tokenizer, seconds=settings.watch_seconds)
         (text,) = texts_of(tokenizer, torch.tensor([ids]), None)
-        _show(settings, index, text, ids, len(drawn), common | {"passes": len(steps)})
+        own: dict[str, Any] = {"passes": len(steps)}
+        if not isinstance(prompts, str):
+            own["prompt"] = prompts[index // asked.num_samples]
+        _show(settings, index, text, ids, len(drawn), common | own)
 
 
 def _prompts(settings: GenerateSettings) -> str | list[str]:
     if settings.prompts is None:
         return settings.prompt
-    lines = settings.prompts.read_text(encoding="utf-8").splitlines()
+    try:
+        text = settings.prompts.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{settings.prompts} is no UTF-8 text at its byte {error.start}: save it as UTF-8"
+        ) from error
+    lines = text.removesuffix("\n").split("\n") if text else []
     if not lines:
         raise ValueError(f"{settings.prompts} holds no prompt: one a line is wanted")
     return lines
 
 
 def _sample(
-    settings: GenerateSettings, sampling: SampleSettings, model: Any, canvas: Canvas
+    asked: TextSettings, sampling: SampleSettings, model: Any, canvas: Canvas
 ) -> list[tuple[list[int], list[dict[int, int]]]]:
     """Ids of each sample without padding, and what each of its steps revealed."""
     state = PartialState()
@@ -184,8 +215,8 @@ def _sample(
             model,
             own.ids,
             attention_mask=own.attention_mask,
-            stop_ids=stop_ids_of(model) if settings.stop_at_eos else (),
-            pad_id=pad_id_of(model),
+            stop_ids=asked.stop_ids,
+            pad_id=asked.pad_id,
             first_index=begin,
             on_step=on_step,
             **vars(sampling),
@@ -212,33 +243,38 @@ def _by_text(step: Step, length: int) -> Iterator[tuple[int, dict[int, int]]]:
 
 def _write_autoregressively(
     settings: GenerateSettings,
-    sampling: SampleSettings,
+    given: Given[SampleSettings],
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     if PartialState().num_processes > 1:
         raise ValueError("--autoregressive runs in one process: leave out accelerate launch")
-    plain = vars(SampleSettings())
+    sampling = given.make()
     taken = ("seed", "temperature", "top_p", "top_k", "repetition_penalty", "batch_size", "compile")
     own = {name: getattr(sampling, name) for name in taken}
-    given = {name for name, value in vars(sampling).items() if value != plain[name]}
-    strange = sorted(given - own.keys())
+    strange = sorted(given.values.keys() - own.keys())
     if strange:
         raise ValueError(f"--autoregressive has no {strange[0]}; it takes {', '.join(taken)}")
     own["batch_size"] = own["batch_size"] or 64
     model = model.to(torch.accelerator.current_accelerator() or "cpu")
     if settings.optimize and isinstance(model, CausalLM):
         model = pack(model)
+    # a causal model's generation_config.json is of another way to generate
+    asked = text_settings_for(
+        model, num_samples=settings.num_samples, stop_at_eos=settings.stop_at_eos
+    )
     ids: Int[Tensor, "B L"] = sample_autoregressive(
         model,
-        num_samples=settings.num_samples,
+        num_samples=asked.num_samples,
         length=settings.length or model.config.max_position_embeddings,
         prompt=encode(tokenizer, settings.prompt),
-        stop_ids=stop_ids_of(model) if settings.stop_at_eos else (),
-        pad_id=pad_id_of(model),
+        stop_ids=asked.stop_ids,
+        pad_id=asked.pad_id,
         **own,
     )
-    common = _common(settings, own | {"sampler": "autoregressive", "draw_dtype": "float64"}, model)
+    how = own | {"sampler": "autoregressive", "draw_dtype": "float64"}
+    how |= {"length": settings.length, "stop_at_eos": bool(asked.stop_ids)}
+    common = _common(settings, how, model)
     rows = ids.tolist()
     for index, (text, row) in enumerate(zip(texts_of(tokenizer, ids, None), rows, strict=True)):
         _show(settings, index, text, row, len(rows), common)
@@ -246,9 +282,9 @@ def _write_autoregressively(
 
 def _common(settings: GenerateSettings, how: dict[str, Any], model: Any) -> dict[str, Any]:
     """Every setting of a record."""
-    names = ("prompt", "suffix", "infill", "length", "max_new_tokens", "stop_at_eos")
-    common = {name: getattr(settings, name) for name in names} | how
-    common |= {"force": list(settings.force), "model": str(settings.model)}
+    names = ("prompt", "suffix", "infill", "max_new_tokens", "optimize")
+    common = {name: getattr(settings, name) for name in names}
+    common |= {"force": [], "model": str(settings.model)} | how
     return common | {"dtype": str(model.dtype).removeprefix("torch."), "torch": torch.__version__}
 
 

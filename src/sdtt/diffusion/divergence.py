@@ -87,7 +87,8 @@ def _forward_kl(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
 
 def _jsd(log_q: Tensor, log_p: Tensor, beta: float = 0.5) -> tuple[Tensor, Tensor]:
     q, p = log_q.exp(), log_p.exp()
-    log_m = torch.lerp(q, p, beta).log_()
+    # of what is smaller than float32's least normal number the mean may be 0, its weight not
+    log_m = torch.lerp(q, p, beta).clamp_min_(torch.finfo(q.dtype).tiny).log_()
     ratio = _log_ratio(q, log_q, log_m)
     own = torch.linalg.vecdot(q, ratio)
     value = beta * torch.linalg.vecdot(p, _log_ratio(p, log_p, log_m)) + (1 - beta) * own

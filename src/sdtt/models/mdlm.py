@@ -315,7 +315,7 @@ class CachedMDLM:
         model.check_length(length)
         self.model, backbone = model, model.backbone
         embedding, device = backbone.vocab_embed.embedding, model.device
-        is_cast = torch.is_autocast_enabled(device.type)
+        is_cast = torch.is_autocast_enabled(device.type) and embedding.dtype != torch.float64
         dtype = torch.get_autocast_dtype(device.type) if is_cast else embedding.dtype
         heads, blocks = model.config.n_heads, model.config.n_blocks
         self.cache = RevealCache(

@@ -80,7 +80,12 @@ def canvas_of(
 
 
 def check_ids(
-    denoiser: Denoiser, ids: Sequence[int], vocab_size: int | None, *, allow_mask: bool = False
+    denoiser: Denoiser,
+    ids: Sequence[int],
+    vocab_size: int | None,
+    *,
+    allow_mask: bool = False,
+    what: str = "the prompt has",
 ) -> None:
     """Refuses ids that no text has.
 
@@ -89,6 +94,7 @@ def check_ids(
         ids: Of a prompt.
         vocab_size: If given, ids must lie below it.
         allow_mask: Whether MASK may stand there, as a place to be filled in.
+        what: How an error begins.
 
     Raises:
         ValueError: If there is one.
@@ -98,9 +104,43 @@ def check_ids(
             continue
         if i < 0 or i in denoiser.excluded_ids or (vocab_size is not None and i >= vocab_size):
             raise ValueError(
-                f"the prompt has the unknown id {i}; ids lie in [0, {vocab_size}) and are not "
+                f"{what} the unknown id {i}; ids lie in [0, {vocab_size}) and are not "
                 f"MASK ({denoiser.mask_token_id}); encode it with the model's own tokenizer"
             )
+
+
+def check_canvas(
+    denoiser: Denoiser, canvas: Int[Tensor, "B L"], attention_mask: Tensor | None
+) -> None:
+    """Refuses texts that a denoiser cannot fill in.
+
+    Args:
+        denoiser: p(x_i | z).
+        canvas: Token ids, MASK where a token is wanted.
+        attention_mask: True or 1 where a token is real.
+
+    Raises:
+        ValueError: If they are no batch of texts, are too long, have an id that the denoiser does
+            not know, or the mask has another shape.
+    """
+    if canvas.dim() != 2:
+        raise ValueError(
+            f"a canvas is a batch of texts, (B, L), got the shape {tuple(canvas.shape)}"
+        )
+    if attention_mask is not None and attention_mask.shape != canvas.shape:
+        shapes = tuple(attention_mask.shape), tuple(canvas.shape)
+        raise ValueError(f"attention_mask has the shape {shapes[0]}, the canvas {shapes[1]}")
+    if hasattr(denoiser, "check_length"):
+        denoiser.check_length(canvas.shape[1])
+    known = (canvas >= 0) & (canvas < denoiser.head.weight.shape[0])
+    known |= canvas == denoiser.mask_token_id
+    if attention_mask is not None:
+        known |= ~attention_mask.bool()
+    if not bool(known.all()):
+        raise ValueError(
+            f"the canvas has the unknown id {int(canvas[~known][0])}: the model's ids lie in "
+            f"[0, {denoiser.head.weight.shape[0]})"
+        )
 
 
 def ragged_canvas(texts: Sequence[Sequence[int]], pad_id: int) -> Canvas:
@@ -114,16 +154,25 @@ def ragged_canvas(texts: Sequence[Sequence[int]], pad_id: int) -> Canvas:
     return Canvas(ids, None if bool(real.all()) else real)
 
 
-def force(canvas: Canvas, forced: Mapping[int, int]) -> Canvas:
+def force(
+    denoiser: Denoiser,
+    canvas: Canvas,
+    forced: Mapping[int, int],
+    vocab_size: int | None = None,
+) -> Canvas:
     """The canvas with tokens put at places; negative places count from the end of each text.
 
     Args:
+        denoiser: Says which id is MASK.
         canvas: Texts to be filled in.
         forced: Place to id.
+        vocab_size: If given, ids must lie below it.
 
     Raises:
-        ValueError: If a place lies outside of a text.
+        ValueError: If a place lies outside of a text or holds another token already, or the model
+            has no such id.
     """
+    check_ids(denoiser, list(forced.values()), vocab_size, what="forced is")
     ids, mask = canvas.ids.clone(), canvas.attention_mask
     length = ids.shape[1]
     sizes = torch.full((len(ids),), length) if mask is None else mask.sum(1).cpu()
@@ -134,7 +183,15 @@ def force(canvas: Canvas, forced: Mapping[int, int]) -> Canvas:
                 f"a token is forced at place {place}, outside of a text of {int(sizes.min())} "
                 "tokens"
             )
-        ids[torch.arange(len(ids), device=ids.device), where.to(ids.device)] = token
+        at = torch.arange(len(ids), device=ids.device), where.to(ids.device)
+        there = ids[at]
+        taken = there[(there != denoiser.mask_token_id) & (there != token)]
+        if len(taken):
+            raise ValueError(
+                f"place {place} of a text holds the token {int(taken[0])} already and cannot be "
+                f"forced to be {token}: force places that are to be filled in, each once"
+            )
+        ids[at] = token
     return Canvas(ids, mask)
 
 
@@ -183,7 +240,7 @@ def encoded_canvas(
     """
     as_denoiser(model)
     limit = model.config.max_position_embeddings
-    _check_lengths(length, max_new_tokens, limit)
+    _check_sizes(length, max_new_tokens, num_samples, limit)
     if infill is not None:
         if prompt or suffix or length is not None or max_new_tokens is not None:
             raise ValueError("infill holds the whole text: leave out prompt, suffix and lengths")
@@ -198,19 +255,20 @@ def encoded_canvas(
         if len(text) > limit:
             raise ValueError(f"a text of {len(text)} tokens is longer than the model's {limit}")
     canvas = ragged_canvas(texts, pad_id_of(model)).repeat(num_samples)
-    if forced:
-        check_ids(model, list(forced.values()), model.config.vocab_size)
-        canvas = force(canvas, forced)
-    return canvas.to(model.device)
+    return force(model, canvas, forced or {}, model.config.vocab_size).to(model.device)
 
 
-def _check_lengths(length: int | None, max_new_tokens: int | None, limit: int) -> None:
+def _check_sizes(
+    length: int | None, max_new_tokens: int | None, num_samples: int, limit: int
+) -> None:
     if length is not None and max_new_tokens is not None:
         raise ValueError("length and max_new_tokens exclude each other: give one")
     if length is not None and length < 1:
         raise ValueError(f"length must be at least 1, got {length}")
     if length is not None and length > limit:
         raise ValueError(f"length {length} is more than the model's {limit}")
+    if num_samples < 0:
+        raise ValueError(f"num_samples must be at least 0, got {num_samples}")
     if max_new_tokens is not None and max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must be at least 0, got {max_new_tokens}")
 
@@ -230,6 +288,9 @@ def _infill_ids(model: Any, tokenizer: Any, template: str) -> list[int]:
     parts = SLOT.split(template)  # text, number, text, number, ..., text
     ids: list[int] = []
     for index, part in enumerate(parts):
+        if index % 2 and int(part) > model.config.max_position_embeddings:
+            limit = model.config.max_position_embeddings
+            raise ValueError(f"a text of {part} tokens is longer than the model's {limit}")
         slot = [model.mask_token_id] * int(part) if index % 2 else encode(tokenizer, part)
         ids.extend(slot)
     if not ids:

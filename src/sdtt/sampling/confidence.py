@@ -98,6 +98,11 @@ class ConfidenceSettings:
                 f"{given[0]} takes the surest positions: it goes with order='high' and "
                 f"order_temperature=0, got {self.order!r} and {self.order_temperature}"
             )
+        if self.order == "random" and self.order_temperature:
+            raise ValueError(
+                "order_temperature softens the order by score: with order='random' it must be 0, "
+                f"got {self.order_temperature}"
+            )
         for name in ("block_length", "dilation"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from sdtt.diffusion.denoiser import Denoiser, as_denoiser, follows_order
 from sdtt.diffusion.uniforms import uniforms
-from sdtt.sampling.canvas import encoded_canvas, pad_id_of
+from sdtt.sampling.canvas import check_canvas, encoded_canvas
 from sdtt.sampling.network import by_cache
 from sdtt.sampling.reveal import Step, first_stop
 from sdtt.sampling.settings import SampleSettings, settings_for
+from sdtt.sampling.text_settings import text_settings_for
 
 NUMBERS_A_TOKEN = 16
 """Activations of a pass, in widths D a token: the MLP's two of 4 D, queries, keys, values, rest."""
@@ -116,7 +117,8 @@ def sample(
 
     Args:
         denoiser: p(x_i | z); set to evaluation mode meanwhile.
-        canvas: Token ids, MASK where a token is wanted; other positions stay as they are.
+        canvas: Token ids, MASK where a token is wanted; other positions stay as they are, but
+            behind a stop.
         attention_mask: True or 1 where a token is real; padding lies on the right.
         stop_ids: A sampled token of these ends its text: nothing behind it is sampled any more, and
             what stands there is ``pad_id``.
@@ -129,7 +131,8 @@ def sample(
         The canvas, filled.
 
     Raises:
-        ValueError: If it is no denoiser, a setting is out of its range, or it cannot be compiled.
+        ValueError: If it is no denoiser, a setting is out of its range, an id is none of the
+            model's, the mask has another shape than the canvas, or it cannot be compiled.
     """
     as_denoiser(denoiser)
     chosen = SampleSettings(**settings)
@@ -137,6 +140,10 @@ def sample(
     network = by_cache(denoiser, chosen.cache)
     if chosen.compile:
         compile_network(denoiser)
+    check_canvas(denoiser, canvas, attention_mask)
+    check_known(denoiser, "banned", chosen.banned)
+    check_known(denoiser, "stop_ids", stop_ids)
+    canvas = canvas.long()
     if attention_mask is not None:
         attention_mask = attention_mask.bool()
     filled = canvas.clone(memory_format=torch.contiguous_format)
@@ -161,6 +168,21 @@ def sample(
                 if on_step is not None:
                     on_step(first, step)
     return _cut(filled, canvas == denoiser.mask_token_id, stop_ids, pad_id) if stop_ids else filled
+
+
+def check_known(denoiser: Denoiser, name: str, ids: Sequence[int]) -> None:
+    """Refuses ids, of ``name``, that no text can have.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    size = denoiser.head.weight.shape[0]
+    for i in ids:
+        if not 0 <= i < size or i in denoiser.excluded_ids:
+            raise ValueError(
+                f"{name} has the id {i}, which no text has: ids lie in [0, {size}) and are not "
+                f"MASK ({denoiser.mask_token_id})"
+            )
 
 
 def _cut(filled: Tensor, free: Tensor, stop_ids: Sequence[int], pad_id: int) -> Tensor:
@@ -190,11 +212,11 @@ def generate(
     prompt: str | Sequence[str] = "",
     suffix: str = "",
     infill: str | None = None,
-    num_samples: int = 1,
+    num_samples: int | None = None,
     length: int | None = None,
     max_new_tokens: int | None = None,
     forced: Mapping[int, int] | None = None,
-    stop_at_eos: bool = False,
+    stop_at_eos: bool | None = None,
     **settings: Any,
 ) -> list[str]:
     """Texts from a model and its tokenizer.
@@ -205,14 +227,16 @@ def generate(
         prompt: Text that stands at the front; of a sequence of prompts each gets its own texts.
         suffix: Text that stands at the end: what lies between is filled in.
         infill: Instead of both: a text with ``[n]`` where n tokens are to be filled in.
-        num_samples: How many texts for each prompt, one after the other.
+        num_samples: How many texts for each prompt, one after the other; 1 by default.
         length: Tokens of a text; the model's own length by default.
         max_new_tokens: Instead of length: tokens to be filled in for each prompt.
         forced: Place to id: tokens that stand there from the beginning; negative places count from
             the end.
-        stop_at_eos: Whether a sampled EOS ends its text.
-        **settings: The fields of ``SampleSettings``: sampler, steps, temperature, seed, ...; what
-            they leave open is taken from ``model.generation_config``, as ``model.generate`` does.
+        stop_at_eos: Whether a sampled EOS ends its text, and with it a suffix behind it.
+        **settings: The fields of ``SampleSettings``: sampler, steps, temperature, seed, ...
+
+    What all of these leave open is taken from ``model.generation_config``, as ``model.generate``
+    does.
 
     Returns:
         One string a sample, prompt and suffix included, special tokens left out.
@@ -220,41 +244,36 @@ def generate(
     Raises:
         ValueError: If a setting is out of its range or the prompt does not fit.
     """
+    as_denoiser(model)
+    asked = text_settings_for(
+        model,
+        num_samples=num_samples,
+        length=length,
+        max_new_tokens=max_new_tokens,
+        infill=infill,
+        forced=forced,
+        stop_at_eos=stop_at_eos,
+    )
     canvas = encoded_canvas(
         model,
         tokenizer,
         prompt=prompt,
         suffix=suffix,
         infill=infill,
-        num_samples=num_samples,
-        length=length,
-        max_new_tokens=max_new_tokens,
-        forced=forced,
+        num_samples=asked.num_samples,
+        length=asked.length,
+        max_new_tokens=asked.max_new_tokens,
+        forced=asked.forced,
     )
-    stop_ids = stop_ids_of(model) if stop_at_eos else ()
     tokens = sample(
         model,
         canvas.ids,
         attention_mask=canvas.attention_mask,
-        stop_ids=stop_ids,
-        pad_id=pad_id_of(model),
+        stop_ids=asked.stop_ids,
+        pad_id=asked.pad_id,
         **vars(settings_for(model, settings)),
     )
     return texts_of(tokenizer, tokens, canvas.attention_mask)
-
-
-def stop_ids_of(model: Any) -> tuple[int, ...]:
-    """EOS, as the model's config has it.
-
-    Raises:
-        ValueError: If it has none.
-    """
-    eos = model.config.eos_token_id
-    if eos is None:
-        raise ValueError(
-            f"{type(model).__name__} has no eos_token_id to stop at; leave stop_at_eos out"
-        )
-    return tuple(eos) if isinstance(eos, list | tuple) else (eos,)
 
 
 def texts_of(

@@ -15,10 +15,11 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
-from sdtt.sampling.canvas import Canvas, check_ids, force, pad_id_of, ragged_canvas
-from sdtt.sampling.generate import sample, stop_ids_of
+from sdtt.sampling.canvas import Canvas, check_ids, force, ragged_canvas
+from sdtt.sampling.generate import sample
 from sdtt.sampling.reveal import Step
 from sdtt.sampling.settings import OF_SAMPLERS, SAMPLERS, SamplerName, SampleSettings
+from sdtt.sampling.text_settings import pad_id_for, pairs_of, stop_ids_for
 
 _logger = logging.get_logger(__name__)
 
@@ -77,7 +78,7 @@ class DiffusionGenerationConfig(GenerationConfig):
                 raise ValueError(f"{name} must be at least {least}, got {value}")
 
     def sample_settings(self, **given: Any) -> SampleSettings:
-        """The settings of the sampler; those given win, as in ``merged``.
+        """The settings of the sampler; those given win, as in ``merged``, None among them.
 
         Raises:
             ValueError: If one is unknown, or does not go with the others.
@@ -88,7 +89,9 @@ class DiffusionGenerationConfig(GenerationConfig):
                 f"there is no setting {strange[0]!r}; of sampling there are "
                 f"{', '.join(SAMPLE_FIELDS)}"
             )
-        return SampleSettings(**DiffusionGenerationConfig(**given).merged(self)._given())
+        merged = DiffusionGenerationConfig(**given).merged(self)._given()
+        unset = {name for name, value in given.items() if value is None}
+        return SampleSettings(**{n: value for n, value in merged.items() if n not in unset})
 
     def _given(self) -> dict[str, Any]:
         given = {name: getattr(self, name) for name in SAMPLE_FIELDS}
@@ -139,6 +142,18 @@ def settings_of(sampler: SamplerName) -> set[str]:
     return {each.name for each in dataclasses.fields(SAMPLERS[sampler][1])}
 
 
+def as_diffusion(config: Any) -> DiffusionGenerationConfig:
+    """A config of another class, such as transformers' own, by the fields that are set in it.
+
+    Raises:
+        ValueError: If one of them means nothing to a diffusion model.
+    """
+    if config is None or isinstance(config, DiffusionGenerationConfig):
+        return config or DiffusionGenerationConfig()
+    fields = dict(config) if isinstance(config, Mapping) else config.to_diff_dict()
+    return DiffusionGenerationConfig(**fields)
+
+
 def check_names(names: Iterable[str]) -> None:
     """Refuses settings that there are not.
 
@@ -146,6 +161,8 @@ def check_names(names: Iterable[str]) -> None:
         ValueError: If there is one; it says what may have been meant.
     """
     for name in names:
+        if name == "do_sample":
+            raise ValueError("there is no do_sample: texts are drawn; temperature=0 does not draw")
         if name not in ALL_FIELDS:
             close = difflib.get_close_matches(name, ALL_FIELDS, 1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(ALL_FIELDS)}"
@@ -199,7 +216,7 @@ class DiffusionGenerationMixin:
         self,
         input_ids: Int[Tensor, "B P"] | None = None,
         attention_mask: Tensor | None = None,
-        generation_config: DiffusionGenerationConfig | None = None,
+        generation_config: GenerationConfig | None = None,
         streamer: BaseStreamer | None = None,
         **overrides: Any,
     ) -> DiffusionGenerationOutput | Int[Tensor, "N L"]:
@@ -213,7 +230,8 @@ class DiffusionGenerationMixin:
             input_ids: Prompts, MASK where a token is to be filled in; None for texts from nothing.
             attention_mask: 1 where a prompt's token is real; padding may be left or right.
             generation_config: Settings; what it leaves open is taken from
-                ``model.generation_config``, then from the defaults.
+                ``model.generation_config``, then from the defaults. Of transformers' own class
+                what is set counts.
             streamer: One of transformers' streamers: it gets by ``put`` what stands in front of
                 the first free place, after every step what follows it by ``put_draft`` (if it has
                 that), at last the same by ``put``. Those of transformers take one text.
@@ -226,7 +244,7 @@ class DiffusionGenerationMixin:
             ValueError: If a setting is unknown or out of its range, or a prompt does not fit.
         """
         check_names(overrides)
-        configs = [generation_config or DiffusionGenerationConfig(), self.generation_config]
+        configs = [as_diffusion(each) for each in (generation_config, self.generation_config)]
         config: Any = DiffusionGenerationConfig(**overrides).merged(*configs)
         canvas = self._canvas(input_ids, attention_mask, config)
         output = _Run(self, canvas, config, streamer)()
@@ -262,11 +280,8 @@ class DiffusionGenerationMixin:
             if total > limit:
                 raise ValueError(f"a text of {total} tokens is longer than the model's {limit}")
             texts[index] = text + [mask_id] * (total - len(text))
-        canvas = ragged_canvas(texts, _pad_id(self, config))
-        forced = _pairs(config.forced_tokens)
-        if forced:
-            check_ids(own, list(forced.values()), own.config.vocab_size)
-            canvas = force(canvas, forced)
+        canvas = ragged_canvas(texts, pad_id_for(self, config))
+        canvas = force(own, canvas, pairs_of(config.forced_tokens), own.config.vocab_size)
         return canvas.repeat(config.num_return_sequences or 1).to(own.device)
 
 
@@ -278,6 +293,9 @@ def _real_tokens(input_ids: Tensor, attention_mask: Tensor | None) -> list[list[
     texts: list[list[int]] = input_ids.tolist()
     if attention_mask is None:
         return texts
+    if attention_mask.shape != input_ids.shape:
+        shapes = tuple(attention_mask.shape), tuple(input_ids.shape)
+        raise ValueError(f"attention_mask has the shape {shapes[0]}, input_ids {shapes[1]}")
     real = attention_mask.bool().tolist()
     pairs = [zip(text, row, strict=True) for text, row in zip(texts, real, strict=True)]
     return [[token for token, here in row if here] for row in pairs]
@@ -305,8 +323,8 @@ class _Run:
 
     def __call__(self) -> DiffusionGenerationOutput:
         ids, real = self.canvas.ids, self.canvas.attention_mask
-        stop_ids = _stop_ids(self.model, self.config)
-        pad_id = _pad_id(self.model, self.config)
+        stop_ids = stop_ids_for(self.model, self.config) if self.config.stop_at_eos else ()
+        pad_id = pad_id_for(self.model, self.config)
         if self.streamer is not None:
             self.streamer.put(ids[:, : self.first].cpu())
         sequences = sample(
@@ -332,25 +350,5 @@ class _Run:
         if self.draft is not None:
             length = self.draft.shape[1]
             self.draft.view(-1)[first * length + step.rows] = step.tokens
-            self.streamer.put_draft(self.draft[:, self.first :].cpu())  # type: ignore[union-attr]
-
-
-def _stop_ids(model: Any, config: Any) -> tuple[int, ...]:
-    ids = config.eos_token_id
-    if not config.stop_at_eos:
-        return ()
-    if ids is None:
-        return stop_ids_of(model)
-    return (ids,) if isinstance(ids, int) else tuple(ids)
-
-
-def _pad_id(model: Any, config: Any) -> int:
-    return pad_id_of(model) if config.pad_token_id is None else int(config.pad_token_id)
-
-
-def _pairs(forced: Mapping[int | str, int] | list[list[int]] | None) -> dict[int, int]:
-    """Place to id; keys that were saved are strings, for JSON has no others."""
-    if forced is None:
-        return {}
-    pairs = forced.items() if isinstance(forced, Mapping) else forced
-    return {int(place): int(token) for place, token in pairs}
+            shown = self.draft[:, self.first :].to("cpu", copy=True)  # what is kept may not change
+            self.streamer.put_draft(shown)  # type: ignore[union-attr]

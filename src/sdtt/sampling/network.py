@@ -40,6 +40,8 @@ class Network:
         self.denoiser = denoiser
         self.canvas = z.clone(memory_format=torch.contiguous_format)
         self.attention_mask = attention_mask
+        if attention_mask is not None:  # padding may be any number, which nobody is to look up
+            self.canvas.masked_fill_(~attention_mask, denoiser.mask_token_id)
         self.batch, self.length = z.shape
         self._uniform: bool = getattr(denoiser, "blank_is_uniform", False)
         self._fixed_shapes: bool = getattr(denoiser, "is_compiled", False)
