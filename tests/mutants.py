@@ -1083,8 +1083,8 @@ MUTANTS = [
     Mutant(
         "beta weighs the wrong side",
         "diffusion/divergence.py",
-        "log_m = torch.lerp(q, p, beta).log_()",
-        "log_m = torch.lerp(p, q, beta).log_()",
+        "torch.lerp(q, p, beta)",
+        "torch.lerp(p, q, beta)",
         (DIVERGENCE + "the_gradient_written_out_is_that_of_the_definition[jsd 0.1]",),
     ),
     Mutant(
@@ -2258,7 +2258,7 @@ MUTANTS = [
     Mutant(
         "a checkpoint of other settings is taken up",
         "training/settings.py",
-        "refused = [name for name in changes if name not in allowed or name in FIXED]",
+        "refused = [name for name in changes if name not in free or name in FIXED]",
         "refused = []",
         (RESUMED + "a_checkpoint_of_other_settings_is_refused_and_both_values_are_named",),
     ),
@@ -2431,8 +2431,8 @@ MUTANTS = [
     Mutant(
         "a draft holds the prompt",
         "sampling/generation.py",
-        "self.streamer.put_draft(self.draft[:, self.first :].cpu())",
-        "self.streamer.put_draft(self.draft.cpu())",
+        "shown = self.draft[:, self.first :]",
+        "shown = self.draft",
         (GENERATION + "a_streamer_gets_the_prompt_a_draft_a_step_and_the_text",),
     ),
     Mutant(

@@ -59,6 +59,7 @@ def distiller(
     data: torch.Tensor | None = None,
     callbacks: tuple[TrainerCallback, ...] = (),
     tokenizer: Any = None,
+    eval_dataset: Any = None,
     **settings: Any,
 ) -> SDTTTrainer:
     """Two rounds of five updates of four texts, from dt = 1/4, unless told otherwise."""
@@ -69,6 +70,7 @@ def distiller(
         teacher,
         args=SDTTConfig(str(output), **QUIET | BRIEF | default | settings),
         train_dataset=texts() if data is None else data,
+        eval_dataset=eval_dataset,
         processing_class=tokenizer,
         callbacks=list(callbacks),
     )

@@ -216,6 +216,19 @@ def test_the_models_own_tokenizer_is_saved_with_it(tmp_path, runs):
         ({"ema_decay": -0.1}, "ema_decay must lie in .* got -0.1"),
         ({"decay_share": 1.5}, "decay_share must lie in .* got 1.5"),
         ({"max_steps": 10, "warmup_steps": 11.0}, "warmup_steps=11 is more than max_steps=10"),
+        ({"save_steps": 0.0}, "save_steps must be above 0, got 0"),
+        (
+            {"max_steps": 10, "warmup_steps": 1.0, "lr_scheduler_kwargs": {"num_decay_steps": 20}},
+            "a warm-up of 1 and a decay of 20 updates are more than the 10",
+        ),
+        (
+            {
+                "max_steps": 10,
+                "warmup_steps": 1.0,
+                "lr_scheduler_kwargs": {"num_stable_steps": 2, "num_decay_steps": 2},
+            },
+            "the plan has 10 updates, but its learning rate ends after 5",
+        ),
     ],
 )
 def test_a_config_that_cannot_be_is_refused_in_words(tmp_path, settings, message):
@@ -235,6 +248,22 @@ def test_a_source_with_weights_that_have_no_place_is_refused():
     source = MDLMForMaskedLM(MDLMConfig(**SMALL, conditioning="constant", cond_dim=4))
     with pytest.raises(ValueError, match="has no place"):
         initialise_from(MDLMForMaskedLM(MDLMConfig(**SMALL)), source)
+
+
+def test_a_causal_model_has_no_order_of_its_noise(tmp_path, runs):
+    with pytest.raises(ValueError, match=r"noise_order='dilated' is for masked models"):
+        runs.pretrainer(CausalTrainer, tmp_path, runs.causal_model(), noise_order="dilated")
+
+
+def test_a_run_that_gets_longer_needs_no_word_on_its_decay(tmp_path, runs):
+    settings = {"save_steps": 2.0, "max_steps": 4}
+    runs.pretrainer(MDLMTrainer, tmp_path, **settings).train()
+    longer = {**settings, "max_steps": 8}
+    with pytest.raises(ValueError, match=r"override_on_resume=max_steps \(--override"):
+        runs.pretrainer(MDLMTrainer, tmp_path, **longer).train(True)
+    trainer = runs.pretrainer(MDLMTrainer, tmp_path, override_on_resume=["max_steps"], **longer)
+    trainer.train(True)
+    assert trainer.state.global_step == 8
 
 
 def test_a_causal_model_without_a_first_token_is_refused(tmp_path):

@@ -72,6 +72,9 @@ def describe(error: BaseException) -> tuple[str, int]:
         return words, USER_ERROR
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return f"out of memory: {_two_lines(error)}\na smaller batch needs less", USER_ERROR
+    # what a setting asks for and nobody has installed; transformers says which package it is
+    if isinstance(error, ImportError | RuntimeError) and "install" in str(error):
+        return _two_lines(error), USER_ERROR
     if isinstance(error, OSError) and error.errno is not None:
         return _describe_system_error(error), USER_ERROR
     if isinstance(error, ValueError | OSError):

@@ -16,11 +16,20 @@ from sdtt.cli.dry_run import DistillDryRun
 from sdtt.cli.options import Given, command, resolved
 from sdtt.cli.pretrain import TextSettings
 from sdtt.cli.run_folder import RunFolder
-from sdtt.cli.train import QUIET, WITHHELD, may_differ, run_training, spare, validate
+from sdtt.cli.train import (
+    QUIET,
+    WITHHELD,
+    check_output,
+    check_resume,
+    may_differ,
+    run_training,
+    spare,
+    validate,
+)
 from sdtt.data.tokenizer import load_tokenizer
 from sdtt.diffusion.denoiser import as_denoiser
 from sdtt.models.adapters import denoiser_from
-from sdtt.models.checkpoints import load_model, load_outline, load_tokenizer_of
+from sdtt.models.checkpoints import load_config, load_model, load_outline, load_tokenizer_of
 from sdtt.models.mdlm import MDLMForMaskedLM, preset
 from sdtt.models.shipped import resolve
 from sdtt.training.config import peak_of
@@ -88,6 +97,7 @@ class DistillSettings(TextSettings):
         """
         if self.tokenizer is not None:
             return load_tokenizer(self.tokenizer)
+        load_config(place_of(self.model))  # of a model that is not there no tokenizer is missing
         try:
             return load_tokenizer_of(place_of(self.model))
         except ValueError as error:
@@ -115,6 +125,7 @@ def distill(
     if dry_run.dry_run:
         _plan(settings, lora, training, args, dry_run)
         return
+    check_output(run, settings.data)
     tokenizer = settings.own_tokenizer
     held = DTYPES[args.teacher_dtype] or torch.float32
     model = load_model(place_of(settings.model), dtype=held if lora.lora_rank else torch.float32)
@@ -137,6 +148,7 @@ def distill(
     )
     for source in (settings.model, settings.teacher):
         spare(run, source)
+    check_resume(trainer, run)
     run.open(resolved(settings, lora, run, training), verb="distill", may_differ=may_differ(args))
     run_training(trainer, run, "distill")
     validate(trainer, blocks.validation)

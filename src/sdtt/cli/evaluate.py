@@ -61,7 +61,7 @@ class EvaluateSettings:
     )
     judge: str | None = field(
         default=None,
-        metadata={"help": "causal model: a folder, a hub name, or judge: the shipped one"},
+        metadata={"help": "causal model: a folder or a hub name; by default the shipped judge"},
     )
     text: tuple[str, ...] = field(
         default=(), metadata={"help": "texts of the metric bound: names such as wikitext-2, files"}

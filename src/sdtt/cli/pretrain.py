@@ -11,7 +11,16 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from sdtt.cli.dry_run import DryRun
 from sdtt.cli.options import Given, command, resolved
 from sdtt.cli.run_folder import RunFolder
-from sdtt.cli.train import QUIET, WITHHELD, may_differ, run_training, spare, validate
+from sdtt.cli.train import (
+    QUIET,
+    WITHHELD,
+    check_output,
+    check_resume,
+    may_differ,
+    run_training,
+    spare,
+    validate,
+)
 from sdtt.data.corpus import documents
 from sdtt.data.files import Document
 from sdtt.data.held import read_ahead
@@ -118,6 +127,10 @@ class TextSettings:
         )
 
 
+VOCAB_SIZE = 1024
+"""Ids of a tokenizer that is trained on the data, if nothing is said."""
+
+
 @dataclass(frozen=True)
 class PretrainSettings(TextSettings):
     """What is pretrained."""
@@ -133,7 +146,9 @@ class PretrainSettings(TextSettings):
         default=None,
         metadata={"help": "name or folder (also GPT-2 BPE files); a BPE of the data by default"},
     )
-    vocab_size: int = field(default=1024, metadata={"help": "ids of the BPE trained on the data"})
+    vocab_size: int | None = field(
+        default=None, metadata={"help": "ids of the BPE trained on the data; 1024 by default"}
+    )
     length: int | None = field(default=None, metadata={"help": "tokens of a text, L"})
     attention: Literal["bidirectional", "reveal_causal"] | None = field(
         default=None,
@@ -165,12 +180,14 @@ def pretrain(
     if dry_run.dry_run:
         _plan(settings, training, args, dry_run)
         return
+    check_output(run, settings.data)
     tokenizer = _tokenizer(settings, run)
     torch.manual_seed(args.seed)
     model = _model(settings, tokenizer)
     blocks = settings.blocks(tokenizer, model.config.model_length, args)
     trainer = TRAINERS[settings.model](model, args, blocks.train, tokenizer)
     spare(run, settings.init_from)
+    check_resume(trainer, run)
     run.open(resolved(settings, run, training), verb="pretrain", may_differ=may_differ(args))
     try:
         run_training(trainer, run, f"pretrain {settings.model}")
@@ -186,11 +203,18 @@ def _tokenizer(settings: PretrainSettings, run: RunFolder) -> PreTrainedTokenize
     begun = last_complete_checkpoint(run.output)[0] if run.resume else None
     if begun is not None:  # the ids of a run keep their meaning, whatever --data holds now
         return load_tokenizer_of(begun)
+    if settings.tokenizer is None and settings.init_from is None:
+        return train_tokenizer(settings.texts(), settings.vocab_size or VOCAB_SIZE)
     if settings.tokenizer is not None:
-        return load_tokenizer(settings.tokenizer)
-    if settings.init_from is not None:
-        return load_tokenizer_of(settings.init_from)
-    return train_tokenizer(settings.texts(), settings.vocab_size)
+        source, tokenizer = settings.tokenizer, load_tokenizer(settings.tokenizer)
+    else:
+        source, tokenizer = str(settings.init_from), load_tokenizer_of(str(settings.init_from))
+    if settings.vocab_size not in (None, len(tokenizer)):
+        raise ValueError(
+            f"--vocab-size {settings.vocab_size} is for a tokenizer that is trained on the data; "
+            f"that of {source} has {len(tokenizer)} ids: leave it out"
+        )
+    return tokenizer
 
 
 def _model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase) -> BlocksModel:
@@ -244,7 +268,7 @@ def _plan(
     elif start is not None:
         ids = _ids_of(load_tokenizer_of(start))
     else:  # the BPE that would be trained has so many ids at most
-        last = settings.vocab_size - 1
+        last = (settings.vocab_size or VOCAB_SIZE) - 1
         ids = {"vocab_size": last + 1, "mask_token_id": last, "bos_token_id": 0, "eos_token_id": 0}
     with torch.device("cpu" if dry_run.updates else "meta"):
         model = _fresh(settings, source, ids)

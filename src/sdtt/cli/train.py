@@ -1,7 +1,7 @@
 """What the training verbs share: progress, resuming, and the validation at the end."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,33 @@ def spare(run: RunFolder, source: Path | None) -> None:
         if inside:
             raise ValueError(
                 f"--overwrite would delete {source}, which this run reads; choose another --output"
+            )
+
+
+def check_resume(trainer: StreamTrainer, run: RunFolder) -> None:
+    """Refuses settings that a run cannot go on with, before its record says that it did.
+
+    Raises:
+        ValueError: If the newest whole checkpoint was made under others.
+    """
+    if run.resume:
+        checkpoint, _ = last_complete_checkpoint(run.output)
+        if checkpoint is not None:
+            trainer.changes_since(checkpoint)
+
+
+def check_output(run: RunFolder, sources: Sequence[str]) -> None:
+    """Refuses an output folder within the data, whose files the next run would read as text.
+
+    Raises:
+        ValueError: If it lies in one of the sources.
+    """
+    for source in sources:
+        folder = Path(source)
+        if folder.is_dir() and run.output.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(
+                f"--output {run.output} lies in --data {source}: the next run would read its files "
+                "as text; choose another --output"
             )
 
 

@@ -12,8 +12,13 @@ from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 from sdtt.diffusion.denoiser import as_denoiser
+from sdtt.models.causal import CausalConfig
 from sdtt.models.formats import hub
 from sdtt.models.formats.checkpoint import read_folder
 from sdtt.models.formats.names import plain
@@ -21,6 +26,7 @@ from sdtt.models.formats.source import PICKLES, read_source
 from sdtt.models.formats.stored import in_folder, read_json
 from sdtt.models.mdlm import MDLMConfig
 from sdtt.models.published import fetch_published
+from sdtt.models.sedd import SEDDConfig
 from sdtt.models.shipped import resolve
 
 
@@ -67,7 +73,7 @@ def load_model(
         raise ValueError(f"{place}: the weights file is damaged ({error})") from error
     except (OSError, ValueError, KeyError) as error:
         kind = "causal" if causal else "masked"
-        reason = str(error).strip().splitlines()[0]
+        reason = _of_another_kind(place, causal=causal) or str(error).strip().splitlines()[0]
         raise ValueError(f"cannot load a {kind} language model from {place}: {reason}") from error
     for trouble in ("missing_keys", "mismatched_keys"):
         if info.get(trouble):
@@ -77,6 +83,38 @@ def load_model(
                 f"{first}; the file is not of this model"
             )
     return model.eval()
+
+
+def check_causal(source: str | Path) -> None:
+    """Refuses what is no causal language model, by its config alone.
+
+    Raises:
+        ValueError: If it is none, or there is no such model.
+    """
+    place = check_folder(source)
+    reason = None if is_published(place) else _of_another_kind(place, causal=True)
+    if reason is None and not is_published(place):
+        load_config(place)
+    elif reason is None:
+        reason = "it is a published masked model"
+    if reason is not None:
+        raise ValueError(f"cannot load a causal language model from {source}: {reason}")
+
+
+def _of_another_kind(place: str | Path, *, causal: bool) -> str | None:
+    """What a model of transformers in a folder is, if it is not of the kind that is wanted."""
+    config = read_json(Path(place) / "config.json") if Path(place).is_dir() else {}
+    names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if causal else MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    own = {CausalConfig.model_type} if causal else {MDLMConfig.model_type, SEDDConfig.model_type}
+    kind = config.get("model_type")
+    if kind is None or kind in names or kind in own:
+        return None
+    if causal:
+        return f"its model_type is {kind!r}, and a causal one is wanted"
+    return (
+        f"its model_type is {kind!r}, and a masked one is wanted ('sdtt generate --autoregressive' "
+        "draws from causal ones)"
+    )
 
 
 def load_published(name: str, *, dtype: torch.dtype | str = "auto") -> Any:
@@ -188,9 +226,11 @@ def load_tokenizer_of(source: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer that was saved with a model.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or no such model.
     """
     place = check_folder(source)
+    if not Path(place).exists():
+        hub.fetch_config(str(place))  # which says what is missing, and asks once
     if Path(place).exists() and not has_tokenizer(Path(place)):
         raise ValueError(
             f"cannot load the tokenizer of the model {source}: none was saved with it; "

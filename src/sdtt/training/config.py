@@ -4,9 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
-from transformers import (
-    TrainingArguments,
-)
+from transformers import TrainingArguments
 
 from sdtt.diffusion.noise import SCHEDULES
 from sdtt.training.peak import Peak, peak_rate, precision_of
@@ -112,6 +110,8 @@ class StreamConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
+        if self.bf16 and not self.use_cpu and torch.accelerator.current_accelerator() is None:
+            raise ValueError("bf16 on a machine without an accelerator needs use_cpu (--use-cpu)")
         super().__post_init__()  # type: ignore[no-untyped-call]
         check_faults(self)
         for name in ("save_only_model", "ignore_data_skip", "auto_find_batch_size"):

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import SaveStrategy
 
+from sdtt.data.rows import as_texts
 from sdtt.diffusion.divergence import Divergence, divergence_named
 from sdtt.diffusion.noise import TIME_GRIDS, mask
 from sdtt.diffusion.rollout import rollout
@@ -88,6 +89,7 @@ class SDTTTrainer(StreamTrainer):
         eval_dataset: Any = None,
         **kwargs: Any,
     ) -> None:
+        eval_dataset = None if eval_dataset is None else as_texts(eval_dataset)
         if args.early_stop_interval and (eval_dataset is None or len(eval_dataset) == 0):
             raise ValueError(
                 f"early_stop_interval={args.early_stop_interval} measures held-out texts, and "

@@ -16,6 +16,7 @@ from sdtt.models.blocks import BlocksModel
 from sdtt.training.config import StreamConfig
 from sdtt.training.finite import Batch
 from sdtt.training.flops import Flops, masked_share, whole_order_flops
+from sdtt.training.rates import check_schedule
 from sdtt.training.stream import DILATED_STEPS, Noise, in_dilated_orders, is_real
 from sdtt.training.trainer import StreamTrainer
 
@@ -71,6 +72,7 @@ class PretrainConfig(StreamConfig):
             given = self.lr_scheduler_kwargs  # transformers has turned JSON text into a dict
             own = {"num_decay_steps": decay, "decay_type": "linear"}
             self.lr_scheduler_kwargs = own | (given if isinstance(given, dict) else {})
+            check_schedule(self.lr_scheduler_type, self.lr_scheduler_kwargs, warmup, self.max_steps)
 
 
 def noise_order_of(args: PretrainConfig, model: Any) -> str:
@@ -206,6 +208,11 @@ class CausalTrainer(StreamTrainer):
         if model.config.bos_token_id is None:
             raise ValueError("a causal model is trained behind BOS: its config needs bos_token_id")
         has_whole_orders(args, model)  # which it has not
+        if args.noise_order is not None:
+            raise ValueError(
+                f"noise_order={args.noise_order!r} is for masked models: no token of a causal one "
+                "is masked; leave it out"
+            )
         super().__init__(model, args, *others, **kwargs)
 
     def batch_of(self, update: int) -> Batch:

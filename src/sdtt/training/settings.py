@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 
 from sdtt.training.data_state import tells_its_text
 from sdtt.training.state import SETTINGS
@@ -30,6 +31,9 @@ FREE = frozenset(
 )
 FIXED = frozenset({"student", "optim"})
 """Another of these does not fit what a checkpoint holds."""
+SETS_DECAY = frozenset({"max_steps", "decay_share", "warmup_steps"})
+FOLLOWING = frozenset({"lr_scheduler_kwargs"})
+"""What follows from these in pretraining, so that who lets them differ lets it."""
 PROBES = 8
 
 Changes = dict[str, tuple[Any, Any]]
@@ -41,6 +45,11 @@ def check_faults(config: Any) -> None:
     Raises:
         ValueError: Naming the setting, its value and the way out.
     """
+    if config.save_strategy == SaveStrategy.STEPS and config.save_steps <= 0:
+        raise ValueError(
+            f"save_steps must be above 0, got {config.save_steps}; save_strategy='no' saves no "
+            "checkpoint"
+        )
     for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "max_skipped"):
         if getattr(config, name) < 1:
             each = "; every process needs a text" if name.startswith("per_device") else ""
@@ -151,16 +160,19 @@ def changes_since(
     changes: Changes = {
         name: (saved[name], now[name]) for name in now if name in saved and saved[name] != now[name]
     }
-    refused = [name for name in changes if name not in allowed or name in FIXED]
+    free = set(allowed) | (FOLLOWING if SETS_DECAY & set(allowed) else set())
+    refused = [name for name in changes if name not in free or name in FIXED]
     if not refused:
         return changes
     words = "; ".join(
         f"{name}: {changes[name][0]!r} in the checkpoint, {changes[name][1]!r} now"
         for name in refused
     )
-    may = [name for name in refused if name not in FIXED]
+    may = [name for name in changes if name not in FIXED]
+    may = [name for name in may if name not in FOLLOWING or not SETS_DECAY & set(may)]
     words += f"; set global_batch_size={changes['batch'][0]}" if "batch" in refused else ""
-    way = f", or name what may differ: override_on_resume={','.join(may)}" if may else ""
+    flag = f"override_on_resume={','.join(may)} (--override-on-resume {','.join(may)})"
+    way = f", or name what may differ: {flag}" if set(refused) - FIXED else ""
     raise ValueError(
         f"cannot resume {checkpoint} with other settings ({words})\ngive those of the run{way}"
     )

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float32, Float64, Int, Int64
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sdtt.data.rows import as_texts
 from sdtt.data.stream_state import StreamState
 from sdtt.data.streaming import StreamedBlocks
 from sdtt.diffusion.denoiser import follows_order
@@ -35,7 +36,8 @@ class Stream(Dataset[dict[str, Any]]):
     Trainer asks for the next update's texts before it saves this one.
 
     Args:
-        blocks: Texts of L ids, with ``len`` and indexing; or ``StreamedBlocks``.
+        blocks: Texts of L ids, or rows with such ``input_ids``, with ``len`` and indexing; or
+            ``StreamedBlocks``.
         updates: Updates of the run.
         batch: Texts in the whole of an update.
         seed: Of the order.
@@ -43,9 +45,9 @@ class Stream(Dataset[dict[str, Any]]):
 
     def __init__(self, blocks: Any, *, updates: int, batch: int, seed: int) -> None:
         self.is_streamed = isinstance(blocks, StreamedBlocks)
+        self.blocks = blocks if self.is_streamed else as_texts(blocks)
         if not self.is_streamed and len(blocks) == 0:
             raise ValueError("there is no training text: not one whole block")
-        self.blocks = blocks
         self.updates = updates
         self.batch = batch
         self.seed = seed

@@ -22,7 +22,12 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 from transformers.utils import logging
 
+from sdtt.data.rows import as_texts
 from sdtt.diffusion.noise import SCHEDULES
+from sdtt.evaluation.judge import judge_perplexity
+from sdtt.evaluation.nelbo import validation_nelbo
+from sdtt.models.adapters import network_of
+from sdtt.models.causal import CausalLM
 from sdtt.training.compiling import compile_for_training
 from sdtt.training.config import StreamConfig, peak_of
 from sdtt.training.data_state import load_data_state, save_data_state, serve_own_lanes
@@ -77,7 +82,8 @@ class StreamTrainer(ParallelTrainer, ABC):
     Args:
         model: The network to train.
         args: Its config; ``max_steps`` says how many updates there are.
-        train_dataset: Texts of L ids, such as ``data.packing.Blocks``, or ``StreamedBlocks``.
+        train_dataset: Texts of L ids, such as ``data.packing.Blocks``; rows with such
+            ``input_ids``, as data sets of ``datasets`` have; or ``StreamedBlocks``.
         processing_class: The tokenizer, saved with every model.
         **kwargs: As transformers' Trainer takes them.
 
@@ -395,8 +401,7 @@ class StreamTrainer(ParallelTrainer, ABC):
         checkpoint = self._checkpoint_of(resume_from_checkpoint)
         self.guard.reset()
         self.settings = settings_of(self)
-        allowed = self.args.override_on_resume or ()
-        self.changes = changes_since(checkpoint, self.settings, allowed) if checkpoint else {}
+        self.changes = self.changes_since(checkpoint) if checkpoint else {}
         if self.args.should_save:
             teacher, ema = getattr(self, "teacher", None), self.ema is not None
             teacher = teacher if isinstance(teacher, nn.Module) else None
@@ -414,6 +419,65 @@ class StreamTrainer(ParallelTrainer, ABC):
         if stop:
             raise Interrupted(stop, self.state.global_step, newest_marked(self.guard.output))
         return result
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,  # noqa: ARG002 - the Trainer's signature
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """The bound of held-out texts, in nats a token: see ``validation_nelbo``.
+
+        Of a causal model -log p behind BOS.
+
+        Args:
+            eval_dataset: Texts, as ``train_dataset``; those of the trainer by default.
+            ignore_keys: Not used: no outputs are gathered.
+            metric_key_prefix: Put before the names.
+
+        Returns:
+            ``eval_nelbo`` (``eval_nll`` of a causal model) and its standard error ``..._se``; empty
+            in processes that save nothing.
+
+        Raises:
+            ValueError: If there is no text.
+        """
+        given = self.eval_dataset if eval_dataset is None else eval_dataset
+        if given is None:
+            raise ValueError("there is no text to evaluate on: give an eval_dataset")
+        began = time.perf_counter()
+        texts, whole = as_texts(given), self.whole_model()
+        if whole is None:
+            return {}
+        model = network_of(whole)
+        if isinstance(model, CausalLM):
+            judged = judge_perplexity(model, [texts[i].tolist() for i in range(len(texts))])
+            found = {"nll": judged.nll, "nll_se": judged.nll_se}
+        else:
+            bound = validation_nelbo(model, texts, seed=self.args.seed)
+            found = {"nelbo": bound.nats_per_token, "nelbo_se": bound.standard_error}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.record(dict(metrics), time.perf_counter() - began)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """A head that is tied is saved once, under the name of the embedding: it is not missing."""
+        model: Any = network_of(self.accelerator.unwrap_model(self.model))
+        tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+        ends = tuple(f".{name}" for name in tied)
+        missing = [n for n in load_result.missing_keys if n not in tied and not n.endswith(ends)]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
+
+    def changes_since(self, checkpoint: Path) -> Changes:
+        """What differs from the settings of a checkpoint, all of it in ``override_on_resume``.
+
+        Raises:
+            ValueError: If something else differs.
+        """
+        return changes_since(checkpoint, settings_of(self), self.args.override_on_resume or ())
 
     def _checkpoint_of(self, resume: str | bool | None) -> Path | None:
         """The checkpoint to resume from, whole; None to start anew."""

@@ -1,0 +1,98 @@
+"""What is easily typed wrong around a training or an evaluation, and what is said."""
+
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from sdtt.cli import app
+
+SHAPE = ["--preset", "tiny", "--length", "16", "--vocab-size", "280", "--use-cpu"]
+SHORT = ["--per-device-train-batch-size", "4", "--warmup-steps", "1", "--save-steps", "2"]
+
+
+def run(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    return SimpleNamespace(code=result.exit_code, err=result.stderr)
+
+
+def refused(*words):
+    result = run(*words)
+    assert result.code == 2, result.err
+    assert result.err.startswith("error: ") or "\nerror: " in result.err
+    return result.err
+
+
+@pytest.fixture
+def text(tmp_path):
+    file = tmp_path / "data" / "a.txt"
+    file.parent.mkdir()
+    file.write_text("The cat sat on the mat and the dog lay by the door.\n" * 200)
+    return file
+
+
+def test_a_refused_resume_leaves_the_record_of_the_run(text, tmp_path):
+    words = ("pretrain", "--data", text, "--output", tmp_path / "run", *SHAPE, *SHORT)
+    assert run(*words, "--max-steps", "2").code == 0
+    more = ("--adam-beta2", "0.9", "--resume", "--override-on-resume", "max_steps")
+    assert "adam_beta2" in refused(*words, "--max-steps", "4", *more)
+    record = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
+    assert record["max_steps"] == 2
+    longer = run(*words, "--max-steps", "4", "--resume", "--override-on-resume", "max_steps")
+    assert longer.code == 0, longer.err
+
+
+@pytest.mark.parametrize("output", ["data", "data/run"])
+def test_an_output_within_the_data_is_refused(text, tmp_path, output):
+    words = ("--data", text.parent, "--output", tmp_path / output)
+    line = refused("pretrain", *words, *SHAPE, *SHORT)
+    assert f"--output {tmp_path / output} lies in --data {text.parent}" in line
+    line = refused("distill", "--model", "teacher", *words, "--use-cpu")
+    assert "choose another --output" in line
+    assert sorted(text.parent.iterdir()) == [text]
+
+
+def test_a_vocabulary_of_another_size_than_the_tokenizers_is_refused(text, tmp_path):
+    words = ("--data", text, "--output", tmp_path / "run", *SHAPE, *SHORT)
+    line = refused("pretrain", *words, "--tokenizer", "student")
+    assert "--vocab-size 280 is for a tokenizer that is trained on the data" in line
+
+
+def test_a_model_that_is_not_there_is_named_before_its_tokenizer(text, tmp_path):
+    words = ("--model", "runs/teacher", "--data", text, "--output", tmp_path / "run", "--use-cpu")
+    line = refused("distill", *words)
+    assert "there is no model folder runs/teacher" in line
+    assert "--tokenizer" not in line
+
+
+def test_a_causal_model_where_a_masked_one_is_wanted_is_said_to_be_one():
+    line = refused("generate", "--model", "judge")
+    assert "its model_type is 'sdtt_causal', and a masked one is wanted" in line
+    assert "'sdtt generate --autoregressive'" in line
+    line = refused("generate", "--model", "student", "--autoregressive")
+    assert "its model_type is 'mdlm', and a causal one is wanted" in line
+
+
+@pytest.mark.parametrize(
+    ("judge", "says"),
+    [("student", "its model_type is 'mdlm'"), ("./nowhere", "there is no model folder ./nowhere")],
+)
+def test_a_judge_that_is_none_is_refused_before_anything_is_drawn(tmp_path, judge, says):
+    words = ("--model", "student", "--steps", "2", "--num-samples", "2", "--judge", judge)
+    assert says in refused("evaluate", *words, "--output", tmp_path / "out")
+    assert not list((tmp_path / "out").glob("samples*"))
+
+
+def test_a_package_that_a_setting_needs_is_no_fault_of_ours(text, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_clearml_available", bool)
+    words = ("--data", text, "--output", tmp_path / "run", *SHAPE, *SHORT)
+    line = refused("pretrain", *words, "--report-to", "clearml")
+    assert "clearml" in line
+
+
+def test_low_precision_without_an_accelerator_names_the_flag(text, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda *_: None)
+    words = [word for word in SHAPE if word != "--use-cpu"]
+    line = refused("pretrain", "--data", text, "--output", tmp_path / "run", *words, "--bf16")
+    assert "--use-cpu" in line
