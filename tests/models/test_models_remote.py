@@ -167,6 +167,18 @@ def test_what_it_cannot_sample_is_refused(settings, words):
         model.generate(**settings)
 
 
+def test_it_takes_what_a_tokenizer_gives():
+    shape = {"vocab_size": 11, "hidden_dim": 8, "n_blocks": 1, "n_heads": 2, "model_length": 12}
+    model = remote.MDLMForMaskedLM(remote.MDLMConfig(**shape))
+    ids = torch.tensor([[1, 2, 3]])
+    ours = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4)
+    assert torch.equal(ours, model.generate(ids, max_length=7))
+    with pytest.raises(ValueError, match="prompts with padding need sdtt"):
+        model.generate(ids, attention_mask=torch.tensor([[1, 1, 0]]))
+    with pytest.raises(ValueError, match="exclude each other"):
+        model.generate(ids, max_new_tokens=4, max_length=7)
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("top_p", 0.9), ("top_k", 1), ("stratified", True), ("stop_at_eos", True)]
 )

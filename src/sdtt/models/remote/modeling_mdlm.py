@@ -232,12 +232,14 @@ class MDLMForMaskedLM(PreTrainedModel, GenerationMixin):
     def generate(  # type: ignore[override]
         self,
         input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
         *,
         steps: int | None = None,
         sampler: str | None = None,
         temperature: float | None = None,
         num_return_sequences: int = 1,
         max_length: int | None = None,
+        max_new_tokens: int | None = None,
         seed: int = 0,
         batch_size: int = 16,
     ) -> Tensor:
@@ -246,12 +248,14 @@ class MDLMForMaskedLM(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: (B, P): prompts, each followed by MASK up to ``max_length``; where they hold
                 MASK and no ``max_length`` is given, that is filled in. None for texts from nothing.
+            attention_mask: All ones, as a tokenizer gives it: prompts of one call have one length.
             steps: Passes of the network, each revealing several tokens.
             sampler: "dilated": a step reveals positions ``steps`` places apart; "ancestral": those
                 that the diffusion process reveals, at random.
             temperature: Of the law, p^(1 / temperature); 1 by default.
             num_return_sequences: Samples of each prompt, one after the other.
             max_length: Tokens of a text, the prompt included; the model's length by default.
+            max_new_tokens: Instead of it: tokens behind the prompt.
             seed: Sample i is a function of the seed, i and its prompt.
             batch_size: Texts a pass; changes no text.
 
@@ -273,6 +277,12 @@ class MDLMForMaskedLM(PreTrainedModel, GenerationMixin):
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
         if steps < 1 or not 0 < temperature < float("inf"):
             raise ValueError(f"needs steps >= 1 and temperature > 0, got {steps}, {temperature}")
+        if attention_mask is not None and not bool(attention_mask.all()):
+            raise ValueError("prompts with padding need sdtt: give prompts of one length")
+        if max_new_tokens is not None:
+            if max_length is not None:
+                raise ValueError("max_length and max_new_tokens exclude each other: give one")
+            max_length = max_new_tokens + (0 if input_ids is None else input_ids.shape[1])
         texts = self.canvas(input_ids, max_length).repeat_interleave(num_return_sequences, 0)
         for first in range(0, len(texts), batch_size):
             part = texts[first : first + batch_size]
