@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM, TrainerCallback
+from transformers.utils import logging
 
 from sdtt.diffusion.noise import mask, released_teacher_times
 from sdtt.diffusion.rollout import rollout
@@ -46,6 +47,23 @@ def test_the_first_round_of_a_ladder_replaces_so_many_teacher_steps(tmp_path, ru
 def test_a_config_with_a_ladder_counts_its_rounds(tmp_path):
     config = SDTTConfig(str(tmp_path), use_cpu=True, ladder=[64, 16, 8], steps_per_round=[3, 4])
     assert (config.rounds, config.start_steps, config.max_steps) == (2, 64, 7)
+
+
+def test_a_ladder_beside_its_own_ratio_is_no_contradiction(tmp_path):
+    settings = {"ladder": [64, 16], "steps_per_round": 1, "warmup_steps": 0.0}
+    assert SDTTConfig(str(tmp_path), use_cpu=True, teacher_steps=4, **settings).rounds == 1
+    with pytest.raises(ValueError, match=r"ladder=64,16 and teacher_steps=8 say two things"):
+        SDTTConfig(str(tmp_path), use_cpu=True, teacher_steps=8, **settings)
+
+
+def test_a_warm_up_that_outlasts_the_run_is_said(tmp_path, runs, caplog):
+    logging.enable_propagation()
+    runs.distiller(tmp_path, warmup_steps=10.0)
+    assert "the warm-up of 10 updates is no shorter than the run of 10" in caplog.text
+    caplog.clear()
+    runs.distiller(tmp_path, warmup_steps=9.0)
+    logging.disable_propagation()
+    assert "warm-up" not in caplog.text
 
 
 def test_a_ladder_beside_the_rounds_that_it_has_is_no_contradiction(tmp_path):

@@ -82,7 +82,8 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
         """The same law, to the rounding of the dtype, in the form that is fastest to sample from.
 
         Constant conditioning is folded, and on a CPU weights are packed: see ``models.pack.pack``.
-        A model that is quantised, offloaded or adapted stays as it is: itself.
+        A model that is quantised, offloaded or adapted stays as it is: itself. Packed weights know
+        no autocast: cast the model before.
         """
         return pack(fold(self)) if is_plain(self) else self
 

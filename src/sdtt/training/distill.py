@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import SaveStrategy
+from transformers.utils import logging
 
 from sdtt.data.rows import as_texts
 from sdtt.diffusion.divergence import Divergence, divergence_named
@@ -47,6 +48,8 @@ from sdtt.training.teacher import (
     save_teacher,
 )
 from sdtt.training.trainer import StreamTrainer
+
+logger = logging.get_logger(__name__)
 
 
 class SDTTTrainer(StreamTrainer):
@@ -109,6 +112,12 @@ class SDTTTrainer(StreamTrainer):
             raise ValueError(
                 "teacher_sharding='sharded' needs FSDP2 on several processes "
                 "(configs/accelerate/fsdp2.yaml); otherwise the teacher is 'replicated'"
+            )
+        warmup = args.get_warmup_steps(args.max_steps)
+        if warmup >= args.max_steps and args.should_save:
+            logger.warning(
+                f"the warm-up of {warmup} updates is no shorter than the run of {args.max_steps}: "
+                f"the learning rate never reaches {args.learning_rate}; lower warmup_steps"
             )
         self.plan = args.plan
         self.plateau = Plateau()

@@ -215,9 +215,8 @@ class SDTTConfig(StreamConfig):
         if self.ladder is not None:
             for name in ("rounds", "start_steps", "teacher_steps"):
                 given, default = getattr(self, name), SDTTConfig.__dataclass_fields__[name].default
-                if name == "teacher_steps" and set(plan.factors) == {given}:
-                    continue
-                if given not in (default, getattr(plan, name)):
+                agrees = name == "teacher_steps" and set(plan.factors) == {given}
+                if not agrees and given not in (default, getattr(plan, name)):
                     raise ValueError(
                         f"ladder={','.join(map(str, self.ladder))} and {name}={given} say two "
                         f"things; leave {name} out, or the ladder"
