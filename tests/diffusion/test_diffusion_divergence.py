@@ -170,6 +170,15 @@ def test_the_gradient_written_out_is_that_of_the_definition(case):
     torch.testing.assert_close(found, (value.detach(), gradient), rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.parametrize("beta", BETAS)
+def test_the_gradient_of_probabilities_below_the_least_normal_number_is_finite(beta):
+    logits = [[0.0, -103.5, -1.0]], [[0.0, -110.0, -1.1]]  # float32 has e^-103.5, half of it not
+    student, target = (torch.tensor(rows).log_softmax(-1) for rows in logits)
+    value, gradient = divergence_named("jsd", beta).with_gradient(student, target)
+    exact = divergence_named("jsd", beta).with_gradient(student.double(), target.double())
+    torch.testing.assert_close((value.double(), gradient.double()), exact, rtol=1e-3, atol=1e-7)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_gradient_written_out_leaves_its_arguments_as_they_were(case):
     log_q, log_p = scores(3, 6).log_softmax(-1), scores(3, 6, seed=1).log_softmax(-1)
