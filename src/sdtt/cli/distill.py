@@ -148,8 +148,12 @@ def distill(
     )
     for source in (settings.model, settings.teacher):
         spare(run, source)
-    check_resume(trainer, run)
-    run.open(resolved(settings, lora, run, training), verb="distill", may_differ=may_differ(args))
+    run.open(
+        resolved(settings, lora, run, training),
+        verb="distill",
+        may_differ=may_differ(args),
+        check=lambda: check_resume(trainer, run),
+    )
     run_training(trainer, run, "distill")
     validate(trainer, blocks.validation)
     note("students: " + " ".join(str(run.output / "students" / name) for name in args.plan.folders))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from sdtt.cli.console import note
 from sdtt.cli.dry_run import DryRun
 from sdtt.cli.options import Given, command, resolved
 from sdtt.cli.run_folder import RunFolder
@@ -187,8 +188,12 @@ def pretrain(
     blocks = settings.blocks(tokenizer, model.config.model_length, args)
     trainer = TRAINERS[settings.model](model, args, blocks.train, tokenizer)
     spare(run, settings.init_from)
-    check_resume(trainer, run)
-    run.open(resolved(settings, run, training), verb="pretrain", may_differ=may_differ(args))
+    run.open(
+        resolved(settings, run, training),
+        verb="pretrain",
+        may_differ=may_differ(args),
+        check=lambda: check_resume(trainer, run),
+    )
     try:
         run_training(trainer, run, f"pretrain {settings.model}")
     except SaveFailed:
@@ -210,9 +215,9 @@ def _tokenizer(settings: PretrainSettings, run: RunFolder) -> PreTrainedTokenize
     else:
         source, tokenizer = str(settings.init_from), load_tokenizer_of(str(settings.init_from))
     if settings.vocab_size not in (None, len(tokenizer)):
-        raise ValueError(
-            f"--vocab-size {settings.vocab_size} is for a tokenizer that is trained on the data; "
-            f"that of {source} has {len(tokenizer)} ids: leave it out"
+        note(
+            f"--vocab-size {settings.vocab_size} is not used: the tokenizer of {source} has "
+            f"{len(tokenizer)} ids"
         )
     return tokenizer
 

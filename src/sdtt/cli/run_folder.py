@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,7 +65,12 @@ class RunFolder:
             object.__setattr__(self, "resume", True)
 
     def open(
-        self, config: Mapping[str, object], *, verb: str, may_differ: Collection[str] = ()
+        self,
+        config: Mapping[str, object],
+        *,
+        verb: str,
+        may_differ: Collection[str] = (),
+        check: Callable[[], object] = lambda: None,
     ) -> None:
         """Makes the folder ready and saves the config; to be called when all else is right.
 
@@ -73,6 +78,7 @@ class RunFolder:
             config: the resolved config, of `options.resolved`.
             verb: the verb that runs.
             may_differ: keys that a resumed run may change (`output` always may).
+            check: called before the record of the run changes; it may refuse too.
 
         Raises:
             ValueError: the folder holds a run, or none to resume, or one with another config.
@@ -80,6 +86,7 @@ class RunFolder:
         """
         if self.resume:
             check_same(self.output, config, may_differ={"output", *may_differ})
+        check()
         prepare(self.output, resume=self.resume, overwrite=self.overwrite)
         save_config(self.output, config, verb=verb)
 

@@ -39,7 +39,7 @@ from sdtt.models.reveal import LentMemory, RevealCache
 SINUSOID_WIDTH = 256
 
 MOST_SHAPES = 64
-"""For which one trunk is compiled: a cache has up to 8 widths by 4 reaches for texts of a size."""
+"""For which trunks are compiled: a cache has up to 8 widths by 4 reaches for texts of a size."""
 
 FEW_ROWS = 32
 """Queries of a text that are too few to pay for a copy of its keys."""
@@ -402,13 +402,12 @@ class Backbone(nn.Module):
 
 
 def several_shapes() -> dict[str, Any]:
-    """How a function is compiled for ``MOST_SHAPES`` shapes, whatever others have met.
+    """How a function is compiled for up to ``MOST_SHAPES`` shapes, those of all models together.
 
-    A torch before 2.13 cannot be told so: there the ninth shape of all models runs uncompiled.
+    A torch that cannot be told so runs the ninth shape uncompiled.
     """
-    wanted = {"recompile_limit": MOST_SHAPES, "isolate_recompiles": True}
-    known = inspect.signature(torch.compile).parameters
-    return {name: value for name, value in wanted.items() if name in known}
+    is_known = "recompile_limit" in inspect.signature(torch.compile).parameters
+    return {"recompile_limit": MOST_SHAPES} if is_known else {}
 
 
 def texts_of(rows: Int[Tensor, " N"] | None, ids: Int[Tensor, "B L"]) -> Int[Tensor, " N"]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -107,7 +108,7 @@ def _of_another_kind(place: str | Path, *, causal: bool) -> str | None:
     names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if causal else MODEL_FOR_MASKED_LM_MAPPING_NAMES
     own = {CausalConfig.model_type} if causal else {MDLMConfig.model_type, SEDDConfig.model_type}
     kind = config.get("model_type")
-    if kind is None or kind in names or kind in own:
+    if kind not in CONFIG_MAPPING or kind in names or kind in own:
         return None
     if causal:
         return f"its model_type is {kind!r}, and a causal one is wanted"
