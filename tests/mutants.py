@@ -1099,7 +1099,11 @@ MUTANTS = [
         "sampling/network.py",
         "self.canvas.masked_fill_(~attention_mask, denoiser.mask_token_id)",
         "pass",
-        (GENERATE + "padding_may_be_any_number",),
+        (
+            GENERATE + "padding_may_be_any_number",
+            GENERATE + "a_padded_text_is_what_it_is_alone",
+            REVEAL + "a_token_of_the_text_is_penalised_and_one_of_the_padding_is_not",
+        ),
     ),
     Mutant(
         "forced tokens stand over a prompt",
@@ -1664,16 +1668,6 @@ MUTANTS = [
         "if everyone:",
         "if len(texts) == self.batch:",
         (REVEAL + "a_compiled_network_sees_few_shapes_and_gives_the_same_texts",),
-    ),
-    Mutant(
-        "padding is penalised as text",
-        "sampling/network.py",
-        "text = text.masked_fill(~self.attention_mask, self.denoiser.mask_token_id)",
-        "pass",
-        (
-            REVEAL + "a_token_of_the_text_is_penalised_and_one_of_the_padding_is_not",
-            GENERATE + "a_padded_text_is_what_it_is_alone",
-        ),
     ),
     Mutant(
         "tiles are penalised by the first texts",

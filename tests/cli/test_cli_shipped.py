@@ -79,6 +79,8 @@ def test_a_folder_says_how_texts_are_made(tmp_path):
     assert (found[0]["length"], found[0]["force"]) == (9, ["0=33"])
     (alone,) = records("--model", str(tmp_path), "--num-samples", "1", "--length", "5")
     assert len(alone["ids"]) == 5
+    freed = records("--model", str(tmp_path), "--prompt", "The", "--force", "")
+    assert all(one["text"].startswith("The") for one in freed)
 
 
 def test_each_record_names_its_prompt(tmp_path):

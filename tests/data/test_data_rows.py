@@ -35,6 +35,11 @@ def test_a_row_of_another_length_is_refused():
         texts[1]
 
 
+def test_several_data_sets_are_refused():
+    with pytest.raises(ValueError, match=r"not several by name \(books, news\)"):
+        as_texts({"books": ROWS, "news": ROWS})
+
+
 def test_rows_that_have_no_places_are_refused():
     streamed = Dataset.from_dict({"input_ids": ROWS}).to_iterable_dataset()
     with pytest.raises(ValueError, match="IterableDataset can only be read from the front"):

@@ -341,6 +341,21 @@ def test_caches_of_one_shape_lie_at_one_place_one_after_another():
     assert not {x.data_ptr() for x in beside.layers} & set(places)
 
 
+def test_memory_for_caches_goes_where_weights_go():
+    network = follower()
+    network.backbone.lent_memory.give_back([torch.zeros(1)])
+    lent = network.backbone.lent_memory
+    network.to(torch.bfloat16)
+    assert network.backbone.lent_memory is not lent
+
+
+def test_blocks_of_another_precision_than_the_embedding_keep_a_cache():
+    mixed = follower()
+    mixed.backbone.blocks.to(torch.bfloat16)
+    ids, _ = canvas_of("prefix")
+    assert (sample(mixed, ids, steps=4) != MASK).all()
+
+
 def test_what_was_lent_in_inference_mode_serves_outside_too():
     lent = LentMemory()
     with torch.inference_mode():
@@ -355,7 +370,7 @@ def test_a_cache_of_another_shape_has_its_own_memory(texts, length):
     assert RevealCache(texts, length, KEYS, lent=lent).layers[0].shape == (texts, 4, length + 1, 8)
 
 
-@pytest.mark.parametrize("has_graphs", [False, True])
+@pytest.mark.parametrize("has_graphs", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_each_shape_is_compiled_once_and_none_is_left_uncompiled(
     unchecked, has_graphs, monkeypatch
 ):

@@ -414,9 +414,11 @@ def test_what_is_left_open_is_as_the_generation_config_says(tokenizer):
         model, num_samples=1, max_new_tokens=3, forced={1: 34}, stop_at_eos=False
     )
     assert given == TextSettings(1, None, 3, {1: 34}, (), 6)
+    assert text_settings_for(model, forced={}).forced == {}
 
 
 def test_a_setting_that_is_given_as_none_is_not_that_of_the_config():
-    config = DiffusionGenerationConfig(top_k=1, steps=3)
+    config = DiffusionGenerationConfig(top_k=1, sampler="confidence", threshold=0.5, order="high")
     assert config.sample_settings(top_k=None).top_k is None
     assert config.sample_settings().top_k == 1
+    assert config.sample_settings(sampler=None, temperature=None).sampler == "confidence"

@@ -486,6 +486,8 @@ def test_a_config_of_transformers_counts_by_what_is_set_in_it():
     model, prompt = network(), torch.tensor([[2, 3]])
     expected = model.generate(prompt, max_new_tokens=3, temperature=0.5).sequences
     assert torch.equal(model.generate(prompt, generation_config=foreign).sequences, expected)
+    whole = GenerationConfig.from_model_config(model.config)
+    assert model.generate(prompt, generation_config=whole).sequences.shape == (1, 12)
     with pytest.raises(ValueError, match="unknown generation setting 'num_beams'"):
         model.generate(prompt, generation_config=GenerationConfig(num_beams=4))
     with pytest.raises(ValueError, match=r"no do_sample: texts are drawn; temperature=0"):

@@ -32,7 +32,7 @@ FLOAT64, FLOAT32 = 1e-10, 1e-6
 JOBS = [
     *("ddp", "ddp_resumed", "ddp_empty", "ddp_causal", "ddp_bf16", "fsdp_masked"),
     *("step", "fsdp", "fsdp_sharded_teacher", "fsdp_resumed", "fsdp_published", "fsdp_tied"),
-    *("fsdp_empty", "fsdp_bf16", "fsdp_bf16_blocks", "refused"),
+    *("fsdp_empty", "fsdp_bf16", "fsdp_bf16_blocks", "ddp_evaluated", "fsdp_evaluated", "refused"),
 ]
 TWIN = {
     "ddp": "plain",
@@ -234,6 +234,13 @@ def test_two_processes_pretrain_as_one_does(pair, runs, two, tmp_path, job):
     for file in ("model.safetensors", "ema/model.safetensors"):
         mine, its = (load_file(folder / file) for folder in (pair.folder / job, tmp_path))
         assert farthest(mine, its) < FLOAT32
+
+
+@pytest.mark.parametrize("job", ["ddp_evaluated", "fsdp_evaluated"])
+def test_each_of_two_processes_is_told_the_bound_that_one_measures(pair, runs, two, tmp_path, job):
+    alone = two.evaluate(runs, tmp_path)["eval_nelbo"]
+    for rank in (0, 1):
+        assert pair.of(job, rank)["eval_nelbo"] == pytest.approx(alone, rel=1e-9)
 
 
 def test_without_a_launcher_nothing_is_shared_whatever_accelerate_was_told(

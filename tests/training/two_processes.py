@@ -153,6 +153,30 @@ def fsdp_masked(runs, folder):
     return pretrain(runs, folder, MDLMTrainer, runs.masked_model(n_blocks=2))
 
 
+def evaluate(runs, output):
+    """A run that evaluates after its third and its last update, and once more; what it is told."""
+    from sdtt.training.pretrain import MDLMTrainer
+
+    settings = {"per_device_train_batch_size": 2, "global_batch_size": 8}
+    model = runs.masked_model(n_blocks=2).double()
+    trainer = runs.pretrainer(MDLMTrainer, output, model, loss_dtype="float64", **settings)
+    trainer.eval_dataset, trainer.args.eval_strategy = runs.texts(), "steps"
+    trainer.args.eval_steps = trainer.state.eval_steps = 3
+    trainer.train()
+    return trainer.evaluate()
+
+
+@job
+def ddp_evaluated(runs, folder):
+    return evaluate(runs, folder)
+
+
+@job
+@under_fsdp
+def fsdp_evaluated(runs, folder):
+    return evaluate(runs, folder)
+
+
 @job
 def ddp_bf16(runs, folder):
     return seen(distill(runs, folder, runs.masked_model(n_blocks=2), **BF16))

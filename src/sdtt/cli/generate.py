@@ -53,8 +53,11 @@ class GenerateSettings:
     infill: str | None = field(
         default=None, metadata={"help": 'the whole text, [n] for n free tokens: "Once [8] after."'}
     )
-    force: tuple[str, ...] = field(
-        default=(), metadata={"help": "tokens at places, such as 0=17 or -1=0"}
+    force: tuple[str, ...] | None = field(
+        default=None,
+        metadata={
+            "help": "tokens at places, such as 0=17 or -1=0; nothing: '' takes saved ones back"
+        },
     )
     length: int | None = field(
         default=None, metadata={"help": "tokens of a text; the model's length by default"}
@@ -93,7 +96,7 @@ class GenerateSettings:
             raise ValueError("give --prompt or --prompts, not both")
         if self.watch and self.json:
             raise ValueError("--watch draws and --json prints records: give one")
-        _forced(self.force)
+        _forced(self.force or ())
         if self.autoregressive:
             names = ("suffix", "infill", "prompts", "force", "max_new_tokens", "watch")
             given = [n for n in names if getattr(self, n) != getattr(type(self), n)]
@@ -109,7 +112,8 @@ class GenerateSettings:
 def _forced(pairs: tuple[str, ...]) -> dict[int, int]:
     """Place to id."""
     try:
-        found = [(int(place), int(token)) for place, token in (pair.split("=") for pair in pairs)]
+        given = [pair.split("=") for pair in pairs if pair]
+        found = [(int(place), int(token)) for place, token in given]
     except ValueError as error:
         raise ValueError(f"--force takes PLACE=ID, such as 0=17 or -1=0, got {pairs}") from error
     places = [place for place, _ in found]
@@ -135,7 +139,7 @@ def generate(settings: GenerateSettings, given: Given[SampleSettings]) -> None:
         _write_autoregressively(settings, given, model, tokenizer)
         return
     sampling = settings_for(model, given.values)
-    forced = _forced(settings.force)
+    forced = None if settings.force is None else _forced(settings.force)
     asked = text_settings_for(
         model,
         num_samples=settings.num_samples,

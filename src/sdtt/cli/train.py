@@ -161,7 +161,7 @@ def check_output(run: RunFolder, sources: Sequence[str]) -> None:
     Raises:
         ValueError: If it lies in one of the sources.
     """
-    for source in sources:
+    for source in () if run.resume else sources:
         folder = Path(source)
         if folder.is_dir() and run.output.resolve().is_relative_to(folder.resolve()):
             raise ValueError(

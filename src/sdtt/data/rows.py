@@ -52,9 +52,16 @@ def as_texts(data: Any) -> Any:
     """What trainers read: the data itself, or of rows that are mappings their ids.
 
     Raises:
-        ValueError: If it can only be read from the front, or rows have no ids.
+        ValueError: If it can only be read from the front, is several data sets, or rows have no
+            ids.
     """
-    if isinstance(data, IterableDataset) or not hasattr(data, "__getitem__"):
+    if isinstance(data, Mapping):
+        raise ValueError(
+            f"one data set is wanted, not several by name ({', '.join(map(str, data))}): give one"
+        )
+    if isinstance(data, IterableDataset) or not (
+        hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    ):
         raise ValueError(
             f"a {type(data).__name__} can only be read from the front, and a run could not be "
             "resumed: give a data set with indices, or sdtt's own stream (sdtt pretrain --stream)"

@@ -322,6 +322,11 @@ class Backbone(nn.Module):
         """A copy is not compiled: its compiled trunk would run on the weights of the original."""
         return self.__dict__ | {"_compiled_trunk": None, "lent_memory": LentMemory()}
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Where weights go elsewhere, memory that is kept for caches goes."""
+        self.lent_memory = LentMemory()
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
     @property
     def is_compiled(self) -> bool:
         """Whether passes without gradients run a compiled trunk."""

@@ -74,7 +74,9 @@ def load_model(
         raise ValueError(f"{place}: the weights file is damaged ({error})") from error
     except (OSError, ValueError, KeyError) as error:
         kind = "causal" if causal else "masked"
-        reason = _of_another_kind(place, causal=causal) or str(error).strip().splitlines()[0]
+        config = read_json(Path(place) / "config.json") if Path(place).is_dir() else {}
+        other = _of_another_kind(config.get("model_type"), causal=causal)
+        reason = other or str(error).strip().splitlines()[0]
         raise ValueError(f"cannot load a {kind} language model from {place}: {reason}") from error
     for trouble in ("missing_keys", "mismatched_keys"):
         if info.get(trouble):
@@ -92,22 +94,15 @@ def check_causal(source: str | Path) -> None:
     Raises:
         ValueError: If it is none, or there is no such model.
     """
-    place = check_folder(source)
-    reason = None if is_published(place) else _of_another_kind(place, causal=True)
-    if reason is None and not is_published(place):
-        load_config(place)
-    elif reason is None:
-        reason = "it is a published masked model"
+    reason = _of_another_kind(load_config(source).model_type, causal=True)
     if reason is not None:
         raise ValueError(f"cannot load a causal language model from {source}: {reason}")
 
 
-def _of_another_kind(place: str | Path, *, causal: bool) -> str | None:
-    """What a model of transformers in a folder is, if it is not of the kind that is wanted."""
-    config = read_json(Path(place) / "config.json") if Path(place).is_dir() else {}
+def _of_another_kind(kind: str | None, *, causal: bool) -> str | None:
+    """What is wrong with a known ``model_type`` where another kind of model is wanted."""
     names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if causal else MODEL_FOR_MASKED_LM_MAPPING_NAMES
     own = {CausalConfig.model_type} if causal else {MDLMConfig.model_type, SEDDConfig.model_type}
-    kind = config.get("model_type")
     if kind not in CONFIG_MAPPING or kind in names or kind in own:
         return None
     if causal:

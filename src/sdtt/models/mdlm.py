@@ -316,8 +316,10 @@ class CachedMDLM:
         model.check_length(length)
         self.model, backbone = model, model.backbone
         embedding, device = backbone.vocab_embed.embedding, model.device
-        is_cast = torch.is_autocast_enabled(device.type) and embedding.dtype != torch.float64
-        dtype = torch.get_autocast_dtype(device.type) if is_cast else embedding.dtype
+        own = [p.dtype for p in backbone.blocks[0].parameters() if p.dim() == 2]  # packed: none
+        dtype = own[0] if own else embedding.dtype
+        if torch.is_autocast_enabled(device.type) and dtype != torch.float64:
+            dtype = torch.get_autocast_dtype(device.type)
         heads, blocks = model.config.n_heads, model.config.n_blocks
         self.cache = RevealCache(
             batch,

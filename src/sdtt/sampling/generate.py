@@ -236,7 +236,7 @@ def generate(
         **settings: The fields of ``SampleSettings``: sampler, steps, temperature, seed, ...
 
     What all of these leave open is taken from ``model.generation_config``, as ``model.generate``
-    does.
+    does, where it is a ``DiffusionGenerationConfig``.
 
     Returns:
         One string a sample, prompt and suffix included, special tokens left out.

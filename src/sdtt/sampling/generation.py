@@ -37,6 +37,8 @@ TEXT_FIELDS = {
 """Fields of a ``DiffusionGenerationConfig`` beside those of ``SampleSettings``."""
 
 SAMPLE_FIELDS = tuple(each.name for each in dataclasses.fields(SampleSettings))
+OPTIONAL = tuple(each.name for each in dataclasses.fields(SampleSettings) if each.default is None)
+"""Settings of which None says something."""
 ALL_FIELDS = (*SAMPLE_FIELDS, *TEXT_FIELDS)
 ALTERNATIVES = (("max_length", "max_new_tokens"), ("steps", "threshold", "entropy_bound"))
 """Fields of which a text takes one: where a config gives one, later configs give no other."""
@@ -78,7 +80,9 @@ class DiffusionGenerationConfig(GenerationConfig):
                 raise ValueError(f"{name} must be at least {least}, got {value}")
 
     def sample_settings(self, **given: Any) -> SampleSettings:
-        """The settings of the sampler; those given win, as in ``merged``, None among them.
+        """The settings of the sampler; those given win, as in ``merged``.
+
+        None too, of a setting that may be None (``top_k``): that takes a saved one back.
 
         Raises:
             ValueError: If one is unknown, or does not go with the others.
@@ -90,7 +94,7 @@ class DiffusionGenerationConfig(GenerationConfig):
                 f"{', '.join(SAMPLE_FIELDS)}"
             )
         merged = DiffusionGenerationConfig(**given).merged(self)._given()
-        unset = {name for name, value in given.items() if value is None}
+        unset = {name for name, value in given.items() if value is None and name in OPTIONAL}
         return SampleSettings(**{n: value for n, value in merged.items() if n not in unset})
 
     def _given(self) -> dict[str, Any]:
@@ -151,7 +155,8 @@ def as_diffusion(config: Any) -> DiffusionGenerationConfig:
     if config is None or isinstance(config, DiffusionGenerationConfig):
         return config or DiffusionGenerationConfig()
     fields = dict(config) if isinstance(config, Mapping) else config.to_diff_dict()
-    return DiffusionGenerationConfig(**fields)
+    unset = [n for n, value in fields.items() if n not in ALL_FIELDS and value in (None, False)]
+    return DiffusionGenerationConfig(**{n: v for n, v in fields.items() if n not in unset})
 
 
 def check_names(names: Iterable[str]) -> None:

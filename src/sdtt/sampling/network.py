@@ -97,10 +97,7 @@ class Network:
 
     def text_of(self, rows: Int[Tensor, " N"]) -> Int[Tensor, "N L"]:
         """The text of each row, as it stands; padding reads as MASK, which no penalty counts."""
-        text = self.canvas
-        if self.attention_mask is not None:
-            text = text.masked_fill(~self.attention_mask, self.denoiser.mask_token_id)
-        return text[rows // self.length]
+        return self.canvas[rows // self.length]
 
     def blank_hidden(
         self, positions: Int[Tensor, " N"], t: Float64[Tensor, " N"] | None

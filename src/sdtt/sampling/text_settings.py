@@ -46,7 +46,7 @@ def text_settings_for(
         length: ``max_length`` there.
         max_new_tokens: The same there; a length of either kind that is given leaves both out.
         infill: A text that has its length already.
-        forced: ``forced_tokens`` there.
+        forced: ``forced_tokens`` there; none if it is empty.
         stop_at_eos: The same there.
 
     Raises:
@@ -65,7 +65,7 @@ def text_settings_for(
         1 if num_samples is None else num_samples,
         length,
         max_new_tokens,
-        forced or pairs_of(getattr(config, "forced_tokens", None)),
+        pairs_of(getattr(config, "forced_tokens", None)) if forced is None else forced,
         stop_ids_for(model, config) if stop_at_eos else (),
         pad_id_for(model, config),
     )
@@ -90,7 +90,9 @@ def stop_ids_for(model: Any, config: Any) -> tuple[int, ...]:
 def pad_id_for(model: Any, config: Any) -> int:
     """What stands in padding, as a generation config has it, or else ``pad_id_of`` the model."""
     pad = getattr(config, "pad_token_id", None)
-    return pad_id_of(model) if pad is None else int(pad)
+    if pad is None:
+        return pad_id_of(model)
+    return int(pad[0] if isinstance(pad, list | tuple) else pad)
 
 
 def pairs_of(

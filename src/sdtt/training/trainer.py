@@ -1,6 +1,7 @@
 """What all our Trainers share: data order, noise by name, EMA, records, whole checkpoints."""
 
 import json
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from accelerate.utils import broadcast_object_list
 from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
@@ -428,7 +430,8 @@ class StreamTrainer(ParallelTrainer, ABC):
     ) -> dict[str, float]:
         """The bound of held-out texts, in nats a token: see ``validation_nelbo``.
 
-        Of a causal model -log p behind BOS.
+        Of the first 512 texts; of a causal model -log p behind BOS. One process measures, and all
+        learn it.
 
         Args:
             eval_dataset: Texts, as ``train_dataset``; those of the trainer by default.
@@ -436,26 +439,22 @@ class StreamTrainer(ParallelTrainer, ABC):
             metric_key_prefix: Put before the names.
 
         Returns:
-            ``eval_nelbo`` (``eval_nll`` of a causal model) and its standard error ``..._se``; empty
-            in processes that save nothing.
+            ``eval_nelbo`` (``eval_nll`` of a causal model) and its standard error ``..._se``, where
+            there are texts enough to tell it.
 
         Raises:
-            ValueError: If there is no text.
+            ValueError: If there is no text, or ``as_texts`` refuses the data.
         """
         given = self.eval_dataset if eval_dataset is None else eval_dataset
         if given is None:
             raise ValueError("there is no text to evaluate on: give an eval_dataset")
         began = time.perf_counter()
         texts, whole = as_texts(given), self.whole_model()
-        if whole is None:
-            return {}
-        model = network_of(whole)
-        if isinstance(model, CausalLM):
-            judged = judge_perplexity(model, [texts[i].tolist() for i in range(len(texts))])
-            found = {"nll": judged.nll, "nll_se": judged.nll_se}
-        else:
-            bound = validation_nelbo(model, texts, seed=self.args.seed)
-            found = {"nelbo": bound.nats_per_token, "nelbo_se": bound.standard_error}
+        found = {} if whole is None else _bound(network_of(whole), texts, self.args.seed)
+        if self.args.world_size > 1:
+            shared = [found]
+            broadcast_object_list(shared)
+            found = shared[0]
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.record(dict(metrics), time.perf_counter() - began)
         self.control = self.callback_handler.on_evaluate(
@@ -615,6 +614,19 @@ class _AfterUpdate(TrainerCallback):
         self.trainer.after_update()
         if self.trainer.ends_round(state.global_step):  # no record lies in two rounds
             control.should_log = args.logging_strategy == IntervalStrategy.STEPS
+
+
+def _bound(model: Any, texts: Any, seed: int) -> dict[str, float]:
+    """What ``evaluate`` finds, without its prefix."""
+    count = min(len(texts), 512)
+    rows = torch.stack([torch.as_tensor(texts[place]) for place in range(count)]).long()
+    if isinstance(model, CausalLM):
+        judged = judge_perplexity(model, rows.tolist())
+        found = {"nll": judged.nll, "nll_se": judged.nll_se}
+    else:
+        bound = validation_nelbo(model, rows, seed=seed)
+        found = {"nelbo": bound.nats_per_token, "nelbo_se": bound.standard_error}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> None:
