@@ -60,10 +60,11 @@ def test_a_vocabulary_of_another_size_than_the_tokenizers_is_said_to_be_unused(t
     assert "--vocab-size 280 is not used: the tokenizer of student has " in result.err
 
 
-def test_a_model_that_is_not_there_is_named_before_its_tokenizer(text, tmp_path):
+def test_a_model_that_is_not_there_is_named_before_its_tokenizer(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     words = ("--model", "runs/teacher", "--data", text, "--output", tmp_path / "run", "--use-cpu")
     line = refused("distill", *words)
-    assert "there is no model folder runs/teacher" in line
+    assert "there is no folder runs/teacher" in line
     assert "--tokenizer" not in line
 
 
