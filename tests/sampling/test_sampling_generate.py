@@ -378,8 +378,11 @@ NO_CANVAS = {
         torch.full((2, 12), 8),
         {"attention_mask": torch.ones(1, 12)},
     ),
-    "banned has the id 99, which no text has": (torch.full((1, 4), 8), {"banned": (99,)}),
-    "stop_ids has the id 8, which no text has": (torch.full((1, 4), 8), {"stop_ids": (8,)}),
+    "banned has the unknown id 99; ids lie in": (torch.full((1, 4), 8), {"banned": (99,)}),
+    "stop_ids has the unknown id 8; ids lie in .* not MASK": (
+        torch.full((1, 4), 8),
+        {"stop_ids": (8,)},
+    ),
 }
 
 

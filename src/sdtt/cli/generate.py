@@ -55,9 +55,7 @@ class GenerateSettings:
     )
     force: tuple[str, ...] | None = field(
         default=None,
-        metadata={
-            "help": "tokens at places, such as 0=17 or -1=0; nothing: '' takes saved ones back"
-        },
+        metadata={"help": "tokens at places, such as 0=17 or -1=0; '' takes saved ones back"},
     )
     length: int | None = field(
         default=None, metadata={"help": "tokens of a text; the model's length by default"}

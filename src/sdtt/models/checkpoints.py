@@ -227,7 +227,7 @@ def load_tokenizer_of(source: str | Path) -> PreTrainedTokenizerBase:
     place = check_folder(source)
     if not Path(place).exists():
         hub.fetch_config(str(place))  # which says what is missing, and asks once
-    if Path(place).exists() and not has_tokenizer(Path(place)):
+    elif not has_tokenizer(Path(place)):
         raise ValueError(
             f"cannot load the tokenizer of the model {source}: none was saved with it; "
             f"'sdtt convert {source} DEST --tokenizer gpt2' puts one beside it (published MDLM and "

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sdtt.diffusion.denoiser import Denoiser, as_denoiser, follows_order
 from sdtt.diffusion.uniforms import uniforms
-from sdtt.sampling.canvas import check_canvas, encoded_canvas
+from sdtt.sampling.canvas import check_canvas, check_ids, encoded_canvas
 from sdtt.sampling.network import by_cache
 from sdtt.sampling.reveal import Step, first_stop
 from sdtt.sampling.settings import SampleSettings, settings_for
@@ -141,8 +141,8 @@ def sample(
     if chosen.compile:
         compile_network(denoiser)
     check_canvas(denoiser, canvas, attention_mask)
-    check_known(denoiser, "banned", chosen.banned)
-    check_known(denoiser, "stop_ids", stop_ids)
+    for name, ids in (("banned", chosen.banned), ("stop_ids", stop_ids)):
+        check_ids(denoiser, ids, denoiser.head.weight.shape[0], what=f"{name} has")
     canvas = canvas.long()
     if attention_mask is not None:
         attention_mask = attention_mask.bool()
@@ -168,21 +168,6 @@ def sample(
                 if on_step is not None:
                     on_step(first, step)
     return _cut(filled, canvas == denoiser.mask_token_id, stop_ids, pad_id) if stop_ids else filled
-
-
-def check_known(denoiser: Denoiser, name: str, ids: Sequence[int]) -> None:
-    """Refuses ids, of ``name``, that no text can have.
-
-    Raises:
-        ValueError: If there is one.
-    """
-    size = denoiser.head.weight.shape[0]
-    for i in ids:
-        if not 0 <= i < size or i in denoiser.excluded_ids:
-            raise ValueError(
-                f"{name} has the id {i}, which no text has: ids lie in [0, {size}) and are not "
-                f"MASK ({denoiser.mask_token_id})"
-            )
 
 
 def _cut(filled: Tensor, free: Tensor, stop_ids: Sequence[int], pad_id: int) -> Tensor:
@@ -233,7 +218,8 @@ def generate(
         forced: Place to id: tokens that stand there from the beginning; negative places count from
             the end.
         stop_at_eos: Whether a sampled EOS ends its text, and with it a suffix behind it.
-        **settings: The fields of ``SampleSettings``: sampler, steps, temperature, seed, ...
+        **settings: The fields of ``SampleSettings``: sampler, steps, temperature, seed, ...; None
+            takes a saved one back where None is the default.
 
     What all of these leave open is taken from ``model.generation_config``, as ``model.generate``
     does, where it is a ``DiffusionGenerationConfig``.
