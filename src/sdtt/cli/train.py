@@ -23,6 +23,7 @@ from sdtt.models.adapters import network_of
 from sdtt.models.causal import CausalLM
 from sdtt.models.shipped import resolve
 from sdtt.training.config import StreamConfig
+from sdtt.training.data_state import load_data_state
 from sdtt.training.records import METRICS
 from sdtt.training.rounds import RoundPlan
 from sdtt.training.signals import Interrupted
@@ -144,7 +145,7 @@ def spare(run: RunFolder, source: Path | None) -> None:
 
 
 def check_resume(trainer: StreamTrainer, run: RunFolder) -> None:
-    """Refuses settings that a run cannot go on with, before its record says that it did.
+    """Refuses settings and text that a run cannot go on with, before its record says that it did.
 
     Raises:
         ValueError: If the newest whole checkpoint was made under others.
@@ -153,6 +154,7 @@ def check_resume(trainer: StreamTrainer, run: RunFolder) -> None:
         checkpoint, _ = last_complete_checkpoint(run.output)
         if checkpoint is not None:
             trainer.changes_since(checkpoint)
+            load_data_state(trainer.stream, checkpoint)
 
 
 def check_output(run: RunFolder, sources: Sequence[str]) -> None:
