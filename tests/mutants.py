@@ -3616,6 +3616,43 @@ MUTANTS = [
         "model = model.to(checkpoint.dtype)",
         (CONVERT + "weights_are_written_in_the_precision_that_is_asked_for",),
     ),
+    Mutant(
+        "of a repeated flag of several values the last counts",
+        "cli/options.py",
+        'return given if option.positional else ",".join(given)',
+        "return given if option.positional else given[-1]",
+        ("cli/test_cli_options.py::test_a_repeated_flag_adds_to_several_values",),
+    ),
+    Mutant(
+        "a refused resume rewrites the record of the run",
+        "cli/pretrain.py",
+        "check=lambda: check_resume(trainer, run)",
+        "check=lambda: None",
+        ("cli/test_cli_mistakes.py::test_a_refused_resume_leaves_the_record_of_the_run",),
+    ),
+    Mutant(
+        "a longer pretraining needs a word on its decay",
+        "training/settings.py",
+        "(FOLLOWING if SETS_DECAY & set(allowed) else set())",
+        "set()",
+        (
+            "training/test_training_pretrain.py::test_a_run_that_gets_longer_needs_no_word_on_its_decay",
+        ),
+    ),
+    Mutant(
+        "drafts that a streamer keeps change",
+        "sampling/generation.py",
+        '.to("cpu", copy=True)',
+        '.to("cpu")',
+        (GENERATION + "drafts_that_a_streamer_keeps_do_not_change",),
+    ),
+    Mutant(
+        "autocast makes keys of float64 networks bfloat16",
+        "models/mdlm.py",
+        "if torch.is_autocast_enabled(device.type) and dtype != torch.float64:",
+        "if torch.is_autocast_enabled(device.type):",
+        (CACHE + "a_cache_is_kept_under_autocast",),
+    ),
 ]
 
 

@@ -356,6 +356,13 @@ def test_blocks_of_another_precision_than_the_embedding_keep_a_cache():
     assert (sample(mixed, ids, steps=4) != MASK).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_cache_is_kept_under_autocast(dtype):
+    ids, _ = canvas_of("prefix")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (sample(follower().to(dtype), ids, steps=4) != MASK).all()
+
+
 def test_what_was_lent_in_inference_mode_serves_outside_too():
     lent = LentMemory()
     with torch.inference_mode():

@@ -56,6 +56,8 @@ def test_a_trainer_evaluates_on_its_own_schedule(tmp_path, runs):
 def test_evaluating_on_nothing_is_refused(tmp_path, runs):
     with pytest.raises(ValueError, match="give an eval_dataset"):
         runs.pretrainer(MDLMTrainer, tmp_path).evaluate()
+    with pytest.raises(ValueError, match="the eval_dataset is empty"):
+        runs.pretrainer(MDLMTrainer, tmp_path).evaluate([])
 
 
 def test_an_early_stop_reads_rows_too(tmp_path, runs):

@@ -449,7 +449,10 @@ class StreamTrainer(ParallelTrainer, ABC):
         if given is None:
             raise ValueError("there is no text to evaluate on: give an eval_dataset")
         began = time.perf_counter()
-        texts, whole = as_texts(given), self.whole_model()
+        texts = as_texts(given)
+        if len(texts) == 0:
+            raise ValueError("there is no text to evaluate on: the eval_dataset is empty")
+        whole = self.whole_model()
         found = {} if whole is None else _bound(network_of(whole), texts, self.args.seed)
         if self.args.world_size > 1:
             shared = [found]
