@@ -99,9 +99,10 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 # A recent pip installs in half the time of those that Python ships. Without build isolation the build
-# backend comes from the lock, once.
+# backends come from the lock, once: ours is hatchling; rouge_score, which lm-evaluation-harness asks for, has no
+# wheel and is built by setuptools (that of a new venv knows no bdist_wheel; a cache of built wheels hides it).
 $(FOR_TESTS): $(INPUTS) | $(BIN)/python
-	$(INSTALL) --upgrade pip hatchling
+	$(INSTALL) --upgrade pip hatchling setuptools
 	$(INSTALL) --no-build-isolation --editable ".[test]"
 	@touch $@
 
