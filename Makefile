@@ -56,7 +56,8 @@ RECIPES := configs/recipes
 SHARDS = $(SDTT_DATA)/gutenberg/train-00.jsonl.xz,$(SDTT_DATA)/gutenberg/train-01.jsonl.xz
 
 pair: $(PAIR)/student/finished $(PAIR)/caching/finished  ## train and measure the shipped pair, in hours: make pair SDTT_DATA=folder
-	$(BIN)/python studies/pair.py measure --run $(PAIR) --data $(SDTT_DATA)/gutenberg
+	$(BIN)/python studies/pair.py measure --run $(PAIR) --data $(SDTT_DATA)/gutenberg --output $(PAIR)/measured
+	$(BIN)/python studies/pair.py draw --output $(PAIR)/measured
 
 $(PAIR)/judge/finished: | $(FOR_TESTS)
 	@test -n "$(SDTT_DATA)" || { echo "make pair needs the text: make pair SDTT_DATA=/folder/that/holds/gutenberg"; exit 2; }

@@ -3,7 +3,8 @@
     python studies/pair.py measure --run runs/pair --data $SDTT_DATA/gutenberg
     python studies/pair.py draw
 
-`measure` goes on where it stopped; `draw` needs the records only.
+`measure` goes on where it stopped; `draw` needs the records only. A record does not say whose
+weights it is of: models that were trained again want a folder of their own, `--output`.
 """
 
 import argparse
@@ -36,28 +37,28 @@ def students_of(run: Path) -> list[tuple[int, Path]]:
     return sorted(((int(path.name), path) for path in folders), reverse=True)
 
 
-def teacher_cells(temperature: float) -> Iterator[Cell]:
+def teacher_cells(temperature: float, seeds: int) -> Iterator[Cell]:
     """The teacher in both orders."""
     for order in ("dilated", "random"):
         for steps in reversed(LADDER):
-            for seed in range(SEEDS):
+            for seed in range(seeds):
                 yield Cell("teacher", "teacher", order, steps, seed, temperature)
 
 
-def student_cells(number: int, taught: int) -> Iterator[Cell]:
+def student_cells(number: int, taught: int, seeds: int) -> Iterator[Cell]:
     """A student in both orders."""
     name = f"student of round {number}, {taught} steps"
     for order in ("dilated", "random"):
         for steps in reversed(LADDER):
-            for seed in range(SEEDS):
+            for seed in range(seeds):
                 yield Cell(name, "student", order, steps, seed, student_steps=taught)
 
 
-def caching_cells() -> Iterator[Cell]:
+def caching_cells(seeds: int) -> Iterator[Cell]:
     """The model that keeps a cache, in both orders."""
     for order in ("dilated", "random"):
         for steps in reversed(LADDER):
-            for seed in range(SEEDS):
+            for seed in range(seeds):
                 yield Cell("with a cache", "student", order, steps, seed)
 
 
@@ -86,18 +87,19 @@ def measure(options: argparse.Namespace) -> None:
     if not (caching / "config.json").is_file():
         raise SystemExit(f"{caching} holds no model: make {caching}/finished trains it")
     study = study_of(run, options.data, options.output / "records.jsonl")
-    seeds = range(SEEDS)
+    seeds = range(options.seeds)
     study.measure([Cell("real text", "text", seed=seed) for seed in seeds], lambda: None)
 
     def teacher() -> Any:
         return inference_model(run / "teacher")
 
-    study.measure(teacher_cells(1.0), teacher)
+    study.measure(teacher_cells(1.0, options.seeds), teacher)
     for number, (taught, folder) in enumerate(students_of(run), 1):
-        study.measure(student_cells(number, taught), lambda folder=folder: inference_model(folder))
-    study.measure(caching_cells(), lambda: inference_model(caching))
+        cells = student_cells(number, taught, options.seeds)
+        study.measure(cells, lambda folder=folder: inference_model(folder))
+    study.measure(caching_cells(options.seeds), lambda: inference_model(caching))
     for temperature in TEMPERATURES:
-        study.measure(teacher_cells(temperature), teacher)
+        study.measure(teacher_cells(temperature, options.seeds), teacher)
     study.measure(
         [
             Cell("teacher", "teacher", "random", steps, seed, draws="float32")
@@ -125,7 +127,8 @@ def measure_defaults(options: argparse.Namespace) -> None:
     for name, source in sources.items():
         steps = SHIPPED_STEPS[name]
         cells = [
-            Cell(name, name, "dilated", steps, seed, SHIPPED_TEMPERATURE) for seed in range(SEEDS)
+            Cell(name, name, "dilated", steps, seed, SHIPPED_TEMPERATURE)
+            for seed in range(options.seeds)
         ]
         study.measure(cells, lambda source=source: inference_model(source))
 
@@ -142,6 +145,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "pair")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "pair")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="of sampling")
     options = parser.parse_args()
     if options.what == "measure" and options.data is None:
         parser.error("measure needs --data, the folder of train-00.jsonl.xz and valid.jsonl.xz")

@@ -38,6 +38,20 @@ for config in (MDLMConfig, CausalConfig, SEDDConfig):
         config.__init__ = config.__init__.__wrapped__
 
 
+@pytest.fixture
+def processor(monkeypatch):
+    """Makes the CPU say whether it multiplies bfloat16 and float16."""
+    import torch
+
+    def be(*, multiplies_halves):
+        for name in ("_is_mkldnn_bf16_supported", "_is_mkldnn_fp16_supported"):
+            monkeypatch.setattr(torch.ops.mkldnn, name, lambda: multiplies_halves)
+
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN, which is what is asked")
+    return be
+
+
 @pytest.fixture(scope="session")
 def small_pair(tmp_path_factory):
     """Student, teacher, caching model and judge of random weights, as the package ships its own."""

@@ -69,6 +69,13 @@ def test_command_function_and_method_follow_the_folder_alike():
     assert model.generate().sequences.tolist() == [record["ids"]]
 
 
+@pytest.mark.parametrize("model", [(), ("--model", "judge", "--autoregressive")], ids=str)
+def test_generate_computes_in_float32_where_bfloat16_is_emulated(processor, model):
+    processor(multiplies_halves=False)
+    assert records(*model)[0]["dtype"] == "float32"
+    assert records(*model, "--no-optimize")[0]["dtype"] == "bfloat16"
+
+
 def test_a_folder_says_how_texts_are_made(tmp_path):
     model = load_model("student")
     model.generation_config.update(max_length=9, num_return_sequences=2, forced_tokens=[[0, 33]])

@@ -225,3 +225,12 @@ def test_a_text_with_too_few_blocks_is_refused(subjects, book, tmp_path):
     real = Subject("real text", book, "text", length=16)
     with pytest.raises(ValueError, match=r"blocks of 16 tokens, 10000 are asked for"):
         evaluate(asked, [subjects[0], real], tmp_path)
+
+
+def test_models_are_measured_in_a_dtype_that_the_processor_multiplies(subjects, processor):
+    masked, causal = subjects[0], subjects[2]
+    processor(multiplies_halves=True)
+    assert [str(load(each).model.dtype) for each in (masked, causal)] == ["torch.bfloat16"] * 2
+    processor(multiplies_halves=False)
+    forms = [form for each in map(load, (masked, causal)) for form in (each.model, each.fast)]
+    assert [str(form.dtype) for form in forms] == ["torch.float32"] * 4

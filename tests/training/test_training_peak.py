@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from transformers.utils import logging
 
-from sdtt.training.peak import peak_rate, precision_of
+from sdtt.training.peak import _measured, peak_rate, precision_of
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -49,3 +50,39 @@ def test_float32_products_on_a_gpu_count_as_tf32_where_torch_may_round_them():
     finally:
         torch.set_float32_matmul_precision(before)
     assert names == ["tf32", "float32"]
+
+
+def test_bfloat16_on_a_processor_that_emulates_it_is_told_with_the_way_out(
+    tmp_path, runs, caplog, processor
+):
+    def told(output, *, multiplies_halves, bf16):
+        processor(multiplies_halves=multiplies_halves)
+        caplog.clear()
+        runs.distiller(tmp_path / output, bf16=bf16)
+        return [line for line in caplog.messages if "no products of bfloat16" in line]
+
+    logging.enable_propagation()
+    try:
+        (line,) = told("emulated", multiplies_halves=False, bf16=True)
+        quiet = told("full", multiplies_halves=False, bf16=False)
+        quiet += told("able", multiplies_halves=True, bf16=True)
+    finally:
+        logging.disable_propagation()
+    assert "--no-bf16" in line
+    assert "TFLOP/s measured in bfloat16" in line
+    assert quiet == []
+
+
+def test_a_slow_product_is_not_repeated(monkeypatch):
+    made = []
+
+    def slow(a, b):  # noqa: ARG001
+        made.append(a.dtype)
+
+    clock = iter(range(0, 100, 2))
+    monkeypatch.setattr("sdtt.training.peak._measured", _measured.__wrapped__)  # nothing is kept
+    monkeypatch.setattr("sdtt.training.peak.torch.mm", slow)
+    monkeypatch.setattr("sdtt.training.peak.time.perf_counter", lambda: float(next(clock)))
+    peak = peak_rate(CPU, "float16")
+    assert made == [torch.float16]
+    assert peak.flops_per_second == pytest.approx(2 * 1024**3 / 2)

@@ -14,7 +14,7 @@ from transformers.utils import logging
 from sdtt.cli.console import note
 from sdtt.cli.dry_run import DistillDryRun
 from sdtt.cli.options import Given, command, resolved
-from sdtt.cli.pretrain import TextSettings
+from sdtt.cli.pretrain import CorpusSettings
 from sdtt.cli.run_folder import RunFolder
 from sdtt.cli.train import (
     QUIET,
@@ -43,7 +43,7 @@ from sdtt.training.teacher import DTYPES
 
 
 @dataclass(frozen=True)
-class DistillSettings(TextSettings):
+class DistillSettings(CorpusSettings):
     """What is distilled, on which text."""
 
     model: Path = field(

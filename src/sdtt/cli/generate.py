@@ -22,6 +22,7 @@ from sdtt.models.causal import CausalLM
 from sdtt.models.checkpoints import load_model, load_tokenizer_of, on_accelerator
 from sdtt.models.mdlm import MDLMForMaskedLM
 from sdtt.models.pack import pack
+from sdtt.models.precision import in_multiplied_dtype
 from sdtt.sampling.autoregressive import sample_autoregressive
 from sdtt.sampling.canvas import Canvas, encode, encoded_canvas
 from sdtt.sampling.generate import sample, texts_of
@@ -148,8 +149,9 @@ def generate(settings: GenerateSettings, given: Given[SampleSettings]) -> None:
         stop_at_eos=settings.stop_at_eos,
     )
     model = on_accelerator(model)
-    if settings.optimize and isinstance(model, MDLMForMaskedLM):
-        model = model.for_inference()
+    if settings.optimize:
+        fast = isinstance(model, MDLMForMaskedLM)
+        model = model.for_inference() if fast else in_multiplied_dtype(model)
     prompts = _prompts(settings)
     canvas = encoded_canvas(
         model,
@@ -259,8 +261,8 @@ def _write_autoregressively(
         raise ValueError(f"--autoregressive has no {strange[0]}; it takes {', '.join(taken)}")
     own["batch_size"] = own["batch_size"] or 64
     model = model.to(torch.accelerator.current_accelerator() or "cpu")
-    if settings.optimize and isinstance(model, CausalLM):
-        model = pack(model)
+    if settings.optimize:
+        model = pack(model) if isinstance(model, CausalLM) else in_multiplied_dtype(model)
     # a causal model's generation_config.json is of another way to generate
     asked = text_settings_for(
         model, num_samples=settings.num_samples, stop_at_eos=settings.stop_at_eos

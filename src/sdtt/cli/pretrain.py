@@ -52,7 +52,7 @@ NO_ID = -1
 
 
 @dataclass(frozen=True)
-class TextSettings:
+class CorpusSettings:
     """Where text comes from."""
 
     data: tuple[str, ...] = field(
@@ -133,7 +133,7 @@ VOCAB_SIZE = 1024
 
 
 @dataclass(frozen=True)
-class PretrainSettings(TextSettings):
+class PretrainSettings(CorpusSettings):
     """What is pretrained."""
 
     model: Literal["mdlm", "causal"] = field(

@@ -21,6 +21,7 @@ from sdtt.models.checkpoints import (
 )
 from sdtt.models.mdlm import MDLMForMaskedLM
 from sdtt.models.pack import pack
+from sdtt.models.precision import in_multiplied_dtype
 from sdtt.models.shipped import resolve
 
 EDGE = 2**20
@@ -54,7 +55,8 @@ class Loaded:
 
     Attributes:
         subject: Which one it is.
-        model: As it was saved, in evaluation mode, on the accelerator.
+        model: As it was saved, in evaluation mode, on the accelerator; in float32 where a CPU does
+            not multiply its dtype.
         tokenizer: Saved with it.
     """
 
@@ -165,7 +167,7 @@ def _fingerprint(folder: Path) -> str:
 
 
 def load(subject: Subject) -> Loaded:
-    """The model of a subject and its tokenizer.
+    """The model of a subject, in a dtype that its device multiplies, and its tokenizer.
 
     Raises:
         ValueError: If a file is missing or damaged, or a masked model is no denoiser.
@@ -176,4 +178,4 @@ def load(subject: Subject) -> Loaded:
         model = model.to(torch.accelerator.current_accelerator() or "cpu")
     else:
         model = on_accelerator(model)
-    return Loaded(subject, model, load_tokenizer_of(subject.source))
+    return Loaded(subject, in_multiplied_dtype(model), load_tokenizer_of(subject.source))

@@ -13,6 +13,7 @@ from sdtt.evaluation.likelihood import Likelihood, pair_likelihoods
 from sdtt.evaluation.mask_sets import Noise, name
 from sdtt.evaluation.pairs import Pair, encode_pair, room_of, windows
 from sdtt.models.checkpoints import load_model, load_tokenizer_of
+from sdtt.models.precision import in_multiplied_dtype
 from sdtt.sampling.autoregressive import sample_autoregressive
 from sdtt.sampling.canvas import encode, pad_id_of, ragged_canvas
 from sdtt.sampling.generate import sample
@@ -69,7 +70,8 @@ class TaskModel:
         super().__init__()
         if isinstance(pretrained, str | Path):
             tokenizer = tokenizer or load_tokenizer_of(pretrained)
-            pretrained = load_model(pretrained, causal=causal).to(device or "cpu")
+            loaded = load_model(pretrained, causal=causal).to(device or "cpu")
+            pretrained = in_multiplied_dtype(loaded)
         self.model, self.tokenizer = pretrained, tokenizer
         self.noise = Noise(samples=noise_samples, seed=seed)
         self.batch_size = None if batch_size is None else int(batch_size)

@@ -1,7 +1,6 @@
 """Lays the weights of a model out for the matrix kernels of a CPU."""
 
 import copy
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -12,8 +11,12 @@ from sdtt.models.attention import rotate_pairs
 from sdtt.models.blocks import BlocksModel
 from sdtt.models.linear import FUSED, PackedLinear
 from sdtt.models.placement import is_plain
+from sdtt.models.precision import in_multiplied_dtype, multiplies
 
 Model = TypeVar("Model", bound=BlocksModel)
+
+PACKED = (torch.float32, torch.bfloat16, torch.float16)
+"""The dtypes that have such kernels."""
 
 
 def can_pack(model: BlocksModel) -> bool:
@@ -24,12 +27,7 @@ def can_pack(model: BlocksModel) -> bool:
         return False
     if not hasattr(kernels, "_linear_pointwise"):
         return False
-    checks: dict[torch.dtype, Callable[[], bool]] = {
-        torch.float32: lambda: True,
-        torch.bfloat16: kernels._is_mkldnn_bf16_supported,
-        torch.float16: kernels._is_mkldnn_fp16_supported,
-    }
-    return model.dtype in checks and bool(checks[model.dtype]())
+    return model.dtype in PACKED and multiplies(model.dtype, model.device)
 
 
 def _pairs_side_by_side(width: int, head_width: int) -> Int[Tensor, " W"]:
@@ -51,10 +49,14 @@ def pack(model: Model) -> Model:
 
     Returns:
         A model that cannot be trained or saved, and takes the memory of its linear maps
-        once more while the given one lives; the given one where there is nothing to gain
-        (``can_pack``).
+        once more while the given one lives; of half-precision weights that the processor does
+        not multiply, one in float32 (``in_multiplied_dtype``). The given one where there is
+        nothing to gain (``can_pack``).
     """
-    if model.is_packed or not can_pack(model):
+    if model.is_packed:
+        return model
+    model = in_multiplied_dtype(model)
+    if not can_pack(model):
         return model
     memo = {id(p): p for p in model.parameters()}  # what is not packed is shared
     packed: Any = copy.deepcopy(model, memo)
