@@ -29,6 +29,7 @@ from sdtt.diffusion.uniforms import uniforms
 from sdtt.evaluation.timing import wait
 from sdtt.models.mdlm import MDLMForMaskedLM
 from sdtt.models.pack import pack
+from sdtt.models.placement import accelerator
 from sdtt.sampling.canvas import canvas_of
 from sdtt.sampling.dilated import DilatedSettings, dilated
 
@@ -92,7 +93,7 @@ def passes(model: MDLMForMaskedLM, batch: int, count: int) -> tuple[float, list[
 
 def measure(size: str, dtype: str, batch: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each number of steps."""
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = accelerator() or torch.device("cpu")
     plain = network(size, DTYPES[dtype], device)
     cached = plain.with_attention("reveal_causal").eval().for_inference()
     whole = plain.for_inference()
@@ -144,7 +145,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.full:
         options.steps, options.batches = [8, 16, 32, 64, 128, 256, 512, 1024], [1, 8, 32]
-    about = machine(torch.accelerator.current_accelerator() or torch.device("cpu"))
+    about = machine(accelerator() or torch.device("cpu"))
     options.bandwidth = about["bandwidth_gb_s"] * 1e9
     print(json.dumps(about, indent=1), flush=True)
     rows = []

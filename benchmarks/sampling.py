@@ -38,6 +38,7 @@ from sdtt.diffusion.uniforms import uniforms
 from sdtt.evaluation.timing import wait
 from sdtt.models.mdlm import MDLMForMaskedLM
 from sdtt.models.pack import pack
+from sdtt.models.placement import accelerator
 from sdtt.sampling import network as one_pass
 from sdtt.sampling.ancestral import AncestralSettings, ancestral, plan_ancestral
 from sdtt.sampling.canvas import canvas_of
@@ -390,7 +391,7 @@ def main() -> None:
     if options.full:
         options.steps = [8, 16, 32, 64, 256, 1024]
         options.batches, options.ar_batches, options.compile = [1, 8], [1, 8, 32], True
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = accelerator() or torch.device("cpu")
     found: dict[str, Any] = {"machine": machine(device)}
     print(json.dumps(found["machine"], indent=1), flush=True)
     found["plain"] = diffusion_rows(options, device)

@@ -40,6 +40,7 @@ from sdtt.diffusion.uniforms import uniforms
 from sdtt.evaluation.timing import interleaved, seconds, wait
 from sdtt.models.mdlm import MDLMForMaskedLM
 from sdtt.models.pack import can_pack
+from sdtt.models.placement import accelerator
 from sdtt.training.flops import forward_flops, shape_of, training_flops
 
 TIME, DT, K = 0.5, 1 / 32, 2
@@ -397,7 +398,7 @@ def main() -> None:
     if options.measure_memory:
         measure_memory(options)
         return
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = accelerator() or torch.device("cpu")
     found: dict[str, Any] = {"machine": machine(device)}
     rates = {
         dtype: matmul_rate(network("small", DTYPES[dtype], device), 1024) / 1e12

@@ -52,6 +52,17 @@ def processor(monkeypatch):
     return be
 
 
+@pytest.fixture
+def cuda_wheel(monkeypatch):
+    """A torch that was built for CUDA, on a machine without a GPU: what `pip install torch` gives."""
+    import torch
+
+    def current_accelerator(check_available=False):
+        return None if check_available else torch.device("cuda")
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", current_accelerator)
+
+
 @pytest.fixture(scope="session")
 def small_pair(tmp_path_factory):
     """Student, teacher, caching model and judge of random weights, as the package ships its own."""

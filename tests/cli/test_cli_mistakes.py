@@ -97,7 +97,7 @@ def test_a_package_that_a_setting_needs_is_no_fault_of_ours(text, tmp_path, monk
 
 
 def test_low_precision_without_an_accelerator_names_the_flag(text, tmp_path, monkeypatch):
-    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda *_: None)
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda **_: None)
     words = [word for word in SHAPE if word != "--use-cpu"]
     line = refused("pretrain", "--data", text, "--output", tmp_path / "run", *words, "--bf16")
     assert "--use-cpu" in line

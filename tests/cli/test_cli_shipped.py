@@ -69,6 +69,17 @@ def test_command_function_and_method_follow_the_folder_alike():
     assert model.generate().sequences.tolist() == [record["ids"]]
 
 
+@pytest.mark.usefixtures("cuda_wheel")
+def test_a_torch_that_was_built_for_cuda_runs_on_a_machine_without_a_gpu(tmp_path):
+    assert records()[0]["text"]
+    assert records("--model", "judge", "--autoregressive")[0]["text"]
+    words = ("--num-samples", "2", "--judge", "judge", "--metrics", "perplexity")
+    result = run("evaluate", "--model", "student", "--output", tmp_path / "e", *words)
+    assert result.code == 0, result.err
+    (record,) = [each for each in read_folder(tmp_path / "e") if each.metric == "perplexity"]
+    assert "cuda" not in record.environment["device"]
+
+
 @pytest.mark.parametrize("model", [(), ("--model", "judge", "--autoregressive")], ids=str)
 def test_generate_computes_in_float32_where_bfloat16_is_emulated(processor, model):
     processor(multiplies_halves=False)

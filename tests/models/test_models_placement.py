@@ -8,7 +8,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 from sdtt.data.tokenizer import train_tokenizer
 from sdtt.models.attention import Asked
-from sdtt.models.checkpoints import load_model
+from sdtt.models.checkpoints import load_model, on_accelerator
+from sdtt.models.placement import accelerator
 
 CONDITIONED = {"conditioning": "constant", "cond_dim": 6}
 SHAPES = [{}, CONDITIONED, {"tie_word_embeddings": True}]
@@ -213,3 +214,9 @@ def test_fill_mask_gives_the_likeliest_tokens_of_the_law(random_model, tmp_path)
     found = fill(text, top_k=3)
     assert [each["token"] for each in found] == law.topk(3).indices.tolist()
     assert [each["score"] for each in found] == pytest.approx(law.topk(3).values.tolist(), rel=1e-4)
+
+
+@pytest.mark.usefixtures("cuda_wheel")
+def test_a_torch_that_was_built_for_cuda_has_no_accelerator_without_one(random_model):
+    assert accelerator() is None
+    assert on_accelerator(random_model()).device.type == "cpu"

@@ -293,6 +293,17 @@ def test_a_cache_that_does_not_fit_is_refused_before_the_first_pass(model):
         check_cache(model, 200_000_000, LENGTH, torch.device("cpu"))
 
 
+def test_memory_that_torch_keeps_for_later_is_there_for_a_cache(monkeypatch):
+    model, gpu = follower(), torch.device("cuda")
+    each = model.reveal_cache_bytes(LENGTH)
+    said = {"get_memory_info": (each, 9 * each), "memory_reserved": 5 * each}
+    for name, value in (said | {"memory_allocated": 2 * each}).items():
+        monkeypatch.setattr(torch.accelerator, name, lambda _, value=value: value)
+    check_cache(model, 4, LENGTH, gpu)  # one that nobody has, three that torch lends again
+    with pytest.raises(ValueError, match="the cache of 5 texts"):
+        check_cache(model, 5, LENGTH, gpu)
+
+
 class FewShapes(MDLMForMaskedLM):
     """Says that it is compiled."""
 

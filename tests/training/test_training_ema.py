@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from sdtt.models.placement import accelerator
 from sdtt.training.ema import Ema
 
 
@@ -59,7 +60,7 @@ def test_a_run_may_be_taken_up_with_its_average_elsewhere(tmp_path, runs):
 
 @pytest.mark.gpu
 def test_the_average_of_a_model_on_a_device_is_the_one_beside_it_to_rounding(runs):
-    device = torch.accelerator.current_accelerator()
+    device = accelerator()
     start, *course = (model.to(device) for model in models(runs, 5))
     averages = {where: Ema(start, 0.9, where) for where in ("same", "cpu")}
     for model in course:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from transformers.utils import logging
+from transformers.utils.import_utils import enable_tf32
 
 from sdtt.training.peak import _measured, peak_rate, precision_of
 
@@ -42,14 +43,29 @@ def test_a_cpu_is_measured_once():
     assert first.flops_per_second > 1e8  # a pocket calculator's, many times over
 
 
-def test_float32_products_on_a_gpu_count_as_tf32_where_torch_may_round_them():
-    before = torch.get_float32_matmul_precision()
-    try:
+@pytest.fixture
+def new_process():
+    """Precisions as a new process has them; afterwards they are again what they were."""
+    places = (torch.backends, torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    before = [place.fp32_precision for place in places]
+    for place in places:
+        place.fp32_precision = "none"
+    yield
+    for place, value in zip(places, before, strict=True):
+        place.fp32_precision = value
+
+
+@pytest.mark.usefixtures("new_process")
+@pytest.mark.parametrize("way", ["torch", "transformers"])
+def test_float32_products_on_a_gpu_count_as_tf32_where_they_are_rounded(way):
+    names = [precision_of(bf16=False, fp16=False, device=GPU)]
+    if way == "torch":
         torch.set_float32_matmul_precision("high")
-        names = [precision_of(bf16=False, fp16=False, device=each) for each in (GPU, CPU)]
-    finally:
-        torch.set_float32_matmul_precision(before)
-    assert names == ["tf32", "float32"]
+    else:
+        enable_tf32(True)
+    names += [precision_of(bf16=False, fp16=False, device=each) for each in (GPU, CPU)]
+    assert names == ["float32", "tf32", "float32"]
+
 
 
 def test_bfloat16_on_a_processor_that_emulates_it_is_told_with_the_way_out(

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from transformers.utils import logging
 
@@ -28,6 +27,7 @@ from sdtt.evaluation.protocol import (
 from sdtt.evaluation.records import Record
 from sdtt.evaluation.runner import Share, missing, run
 from sdtt.evaluation.subjects import Subject, model_subjects, sample_subjects
+from sdtt.models.placement import accelerator
 from sdtt.report.files import write_aside
 from sdtt.sampling.settings import SampleSettings
 
@@ -150,7 +150,7 @@ def evaluate(settings: EvaluateSettings, sampling: Given[SampleSettings]) -> Non
     """
     logging.disable_progress_bar()
     # accelerate looks for no other processes without an accelerator, unless it is told of none
-    state = PartialState(cpu=torch.accelerator.current_accelerator() is None)
+    state = PartialState(cpu=accelerator() is None)
     share = Share(state.process_index, state.num_processes)
     subjects = model_subjects(settings.model)
     protocol = _protocol(settings, sampling, subjects)

@@ -22,6 +22,7 @@ from sdtt.models.causal import CausalLM
 from sdtt.models.checkpoints import load_model, load_tokenizer_of, on_accelerator
 from sdtt.models.mdlm import MDLMForMaskedLM
 from sdtt.models.pack import pack
+from sdtt.models.placement import accelerator
 from sdtt.models.precision import in_multiplied_dtype
 from sdtt.sampling.autoregressive import sample_autoregressive
 from sdtt.sampling.canvas import Canvas, encode, encoded_canvas
@@ -260,7 +261,7 @@ def _write_autoregressively(
     if strange:
         raise ValueError(f"--autoregressive has no {strange[0]}; it takes {', '.join(taken)}")
     own["batch_size"] = own["batch_size"] or 64
-    model = model.to(torch.accelerator.current_accelerator() or "cpu")
+    model = model.to(accelerator() or "cpu")
     if settings.optimize:
         model = pack(model) if isinstance(model, CausalLM) else in_multiplied_dtype(model)
     # a causal model's generation_config.json is of another way to generate

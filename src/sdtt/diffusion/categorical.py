@@ -56,6 +56,11 @@ def few_rows(columns: int, device: torch.device) -> int | None:
     return max(1, DRAWN_NUMBERS // columns) if device.type == "cpu" else None
 
 
+def level_device(device: torch.device) -> torch.device:
+    """Where float64 uniforms are kept: with the canvas, but on the CPU for MPS, which has none."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def temperature(logits: Float[Tensor, "N V"], value: float) -> Float[Tensor, "N V"]:
     """The law proportional to p^(1 / value); at 0 all mass on the likeliest tokens."""
     if value == 0:
@@ -171,8 +176,8 @@ class Transform:
             if len(columns) == logits.shape[-1]:
                 raise ValueError(f"all {len(columns)} tokens of the vocabulary are banned")
             hidden = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
-            for column in columns:  # one by one: a list of them would wait for the device
-                hidden[column] = True
+            for column in columns:  # each a fill: a list of them would wait for the device
+                hidden[column : column + 1] = True
             logits = logits.masked_fill(hidden, float("-inf"))
         if self.temperature != 1:
             logits = temperature(logits, self.temperature)

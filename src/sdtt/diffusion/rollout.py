@@ -6,12 +6,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sdtt.diffusion.categorical import draw
+from sdtt.diffusion.categorical import draw, level_device
 from sdtt.diffusion.denoiser import Denoiser, hidden_of_rows
 from sdtt.diffusion.noise import Schedule, is_masked
+from sdtt.diffusion.tiling import tile_numbers
 
 TILE_NUMBERS = 2**22
-"""Numbers of a tile of the teacher's scores: 32 MiB in float64, in which tokens are drawn."""
+"""Numbers of a tile of the teacher's scores: 32 MiB in float64, in which a CPU draws tokens."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def rollout(
     # decided by the first pass after which it is not masked, or else by the last
     decided = still_masked[:-1].sum(0).to(z_t.device)
     order = (z_t == teacher.mask_token_id).flatten().nonzero().squeeze(-1)
+    levels = v.flatten().to(level_device(z_t.device))  # once, and not a tile at a time
     z, hidden, where = z_t, [], []
     for i in range(passes):
         rows = order[decided.flatten()[order] == i]
@@ -76,7 +78,7 @@ def rollout(
         hidden.append(hidden_of_rows(teacher, z, rows, told, attention_mask, revealed))
         where.append(rows)
         if i < passes - 1:  # the law is the target, the draw only leads on (SDTT, Algorithm 1)
-            tokens = _draw_by_tiles(teacher, hidden[-1], v.flatten()[rows.to(v.device)])
+            tokens = _draw_by_tiles(teacher, hidden[-1], levels[rows.to(levels.device)])
             z = z.flatten().index_copy(0, rows, tokens).view_as(z)
             if revealed is not None:
                 own = torch.full_like(rows, z.shape[1] + i)
@@ -90,6 +92,6 @@ def _draw_by_tiles(
     teacher: Denoiser, hidden: Float[Tensor, "N D"], v: Float[Tensor, " N"]
 ) -> Int[Tensor, " N"]:
     """A token for each row, few rows at a time: nothing of size N x V is made."""
-    size = max(1, TILE_NUMBERS // teacher.head.weight.shape[0])
+    size = max(1, tile_numbers(TILE_NUMBERS, hidden.device) // teacher.head.weight.shape[0])
     tiles = zip(hidden.split(size), v.split(size), strict=True)
     return torch.cat([draw(teacher.logits(rows), level) for rows, level in tiles])

@@ -17,9 +17,10 @@ from torch.autograd.function import once_differentiable
 
 from sdtt.diffusion.denoiser import Head, without
 from sdtt.diffusion.divergence import Divergence
+from sdtt.diffusion.tiling import tile_numbers
 
 TILE_ELEMENTS = 2**23
-"""Scores of one side held at once: 32 MiB in float32."""
+"""Scores of one side held at once by a CPU: 32 MiB in float32; see ``tiling``."""
 
 CACHED_ELEMENTS = 2**18
 """Scores that a CPU works on at once: what is made of them stays in its cache."""
@@ -132,7 +133,7 @@ class _Linear:
         a, b = a.to(self.operands), b.to(self.operands)
         if self.operands == dtype or a.device.type != "cuda":
             return (a @ b).to(dtype)
-        return torch.mm(a, b, out_dtype=dtype)
+        return torch.mm(a, b, out_dtype=torch.float32).to(dtype)  # it has no other
 
 
 class _Tiled(torch.autograd.Function):
@@ -157,7 +158,8 @@ class _Tiled(torch.autograd.Function):
         grad_bias = torch.zeros(bias.shape, **new) if of_bias and bias is not None else None
         total = torch.zeros((), **new)
         columns = len(linear.weight)
-        for tile in _slices(len(hidden), max(1, TILE_ELEMENTS // columns)):
+        size = max(1, tile_numbers(TILE_ELEMENTS, hidden.device) // columns)
+        for tile in _slices(len(hidden), size):
             rows = hidden[tile]
             loss, gradient = tile_loss(linear.scores(rows), tile, of_hidden or of_weight or of_bias)
             total += loss

@@ -142,6 +142,8 @@ def _diffuse(
         nonlocal passes
         passes += len(step.texts)
         advance(len(step.rows))
+        if first >= len(shown):  # reading the others would wait for the device
+            return
         rows = step.rows.cpu() + first * what.length
         rows = rows[rows < shown.numel()]
         shown.view(-1)[rows] = step.index

@@ -8,9 +8,10 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from sdtt.diffusion.denoiser import Head, exclude
+from sdtt.diffusion.tiling import tile_numbers
 
 TILE_NUMBERS = 2**22
-"""Scores of a tile of rows, held at once: 16 MiB in float32."""
+"""Scores of a tile of rows, held at once by a CPU: 16 MiB in float32."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def row_losses(
         scores: From rows to one score a token id.
         vocabulary: How many ids there are, which decides the size of a tile.
     """
-    size = max(1, TILE_NUMBERS // vocabulary)
+    size = max(1, tile_numbers(TILE_NUMBERS, hidden.device) // vocabulary)
     tokens = tokens.to(hidden.device)
     parts = [
         _tile(scores(hidden[first : first + size]), tokens[first : first + size])

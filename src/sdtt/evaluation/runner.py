@@ -26,6 +26,7 @@ from sdtt.evaluation.records import (
     read_samples,
     write_samples,
 )
+from sdtt.models.placement import accelerator
 
 RECORDS = "records.jsonl"
 
@@ -187,13 +188,12 @@ def _record(group: Group, job: Job, measured: Measured, seconds: float, share: S
 
 
 def _environment(share: Share) -> dict[str, Any]:
-    accelerator = torch.accelerator.current_accelerator()
     return {
         "sdtt": version("sdtt"),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
-        "device": str(accelerator or platform.processor() or platform.machine()),
+        "device": str(accelerator() or platform.processor() or platform.machine()),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "processes": share.count,

@@ -7,7 +7,6 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedTokenizerBase
 
 from sdtt.evaluation.records import Kind
@@ -21,6 +20,7 @@ from sdtt.models.checkpoints import (
 )
 from sdtt.models.mdlm import MDLMForMaskedLM
 from sdtt.models.pack import pack
+from sdtt.models.placement import accelerator
 from sdtt.models.precision import in_multiplied_dtype
 from sdtt.models.shipped import resolve
 
@@ -174,8 +174,5 @@ def load(subject: Subject) -> Loaded:
     """
     causal = subject.kind == "autoregressive"
     model = load_model(subject.source, causal=causal)
-    if causal:
-        model = model.to(torch.accelerator.current_accelerator() or "cpu")
-    else:
-        model = on_accelerator(model)
+    model = model.to(accelerator() or "cpu") if causal else on_accelerator(model)
     return Loaded(subject, in_multiplied_dtype(model), load_tokenizer_of(subject.source))

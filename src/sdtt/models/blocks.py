@@ -265,7 +265,8 @@ def of_texts(
     """
     if parts is None or text is None or parts[0].dim() == 1:
         return parts
-    return [part.squeeze(1)[text.to(part.device)] for part in parts]
+    there = text.to(parts[0].device, non_blocking=True)
+    return [part.squeeze(1)[there] for part in parts]
 
 
 def of_places(

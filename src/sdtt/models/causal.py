@@ -99,6 +99,7 @@ class CausalLM(BlocksModel, GenerationMixin):
         rows: Tensor | None = None,
     ) -> Float[Tensor, "N D"]:
         seen = cache.get_seq_length() if cache is not None else 0
+        packed = positions  # only positions that are given may begin anew within a row
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device) + seen
         mask = create_causal_mask(
@@ -106,7 +107,7 @@ class CausalLM(BlocksModel, GenerationMixin):
             inputs_embeds=torch.empty(*ids.shape, 0, dtype=self.dtype, device=ids.device),
             attention_mask=attention_mask,
             past_key_values=cache,
-            position_ids=positions if positions.dim() == 2 else positions[None],
+            position_ids=packed if packed is None or packed.dim() == 2 else packed[None],
         )
         hidden: Tensor = self.backbone(ids, positions, mask, rows, cache)
         return hidden

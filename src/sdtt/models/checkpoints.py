@@ -26,6 +26,7 @@ from sdtt.models.formats.names import plain
 from sdtt.models.formats.source import PICKLES, read_source
 from sdtt.models.formats.stored import in_folder, read_json
 from sdtt.models.mdlm import MDLMConfig
+from sdtt.models.placement import accelerator
 from sdtt.models.published import fetch_published
 from sdtt.models.sedd import SEDDConfig
 from sdtt.models.shipped import resolve
@@ -215,7 +216,7 @@ def on_accelerator(model: Any) -> Any:
         ValueError: If it is a masked language model that offers no ``Denoiser`` interface.
     """
     as_denoiser(model)
-    return model.to(torch.accelerator.current_accelerator() or "cpu")
+    return model.to(accelerator() or "cpu")
 
 
 def load_tokenizer_of(source: str | Path) -> PreTrainedTokenizerBase:

@@ -1,10 +1,19 @@
-"""Weights that are not plain tensors of the model: quantised, offloaded, split, adapted."""
+"""Where models go, and whose weights are no plain tensors there: quantised, offloaded, adapted."""
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sdtt.diffusion.denoiser import Head
+
+
+def accelerator() -> torch.device | None:
+    """The accelerator of this machine, if it has one.
+
+    A torch that was built for CUDA says by default which one it was built for, on any machine.
+    """
+    return torch.accelerator.current_accelerator(check_available=True)
 
 
 def is_plain(model: nn.Module) -> bool:

@@ -40,7 +40,7 @@ def resize_vocabulary(model: Any, ids: int, *, mean_resizing: bool = True) -> No
     def resized(old: nn.Parameter, std: float) -> nn.Parameter:
         extra = max(ids - len(old), 0)
         others = torch.cat([old[:mask], old[mask + 1 :]])
-        mean = others.double().mean(0).to(old.dtype)
+        mean = others.to("cpu", torch.float64).mean(0).to(old)  # MPS has no float64
         fresh = old.new_empty(extra, *old.shape[1:]).normal_(0, std) if std else mean.new_zeros(())
         rows: Tensor = mean if mean_resizing else fresh
         new = torch.cat([old[:ids], rows.expand(extra, *old.shape[1:])])

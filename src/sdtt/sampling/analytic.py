@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from sdtt.diffusion.categorical import Transform
+from sdtt.diffusion.categorical import Transform, level_device
 from sdtt.diffusion.denoiser import Denoiser
 from sdtt.diffusion.noise import grid, pairs, reveal_probability
 from sdtt.sampling.ancestral import check_steps, schedule_of
-from sdtt.sampling.network import Network, decode, level_device, tiles
+from sdtt.sampling.network import Network, decode, tiles
 from sdtt.sampling.reveal import Step, first_stop, free_positions
 
 

@@ -9,10 +9,9 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from transformers import StaticCache
 
-from sdtt.diffusion.categorical import Transform, draw
+from sdtt.diffusion.categorical import Transform, draw, level_device
 from sdtt.diffusion.uniforms import uniforms
 from sdtt.sampling.generate import evaluating
-from sdtt.sampling.network import level_device
 
 NextToken = Callable[[Int[Tensor, "B P"], StaticCache], Float[Tensor, "B V"]]
 
@@ -167,7 +166,8 @@ def _write(
             logits = passes.of_prompt(text[:, :place], passes.cache)
         else:
             logits = passes.of_token(text[:, place - 1 : place].clone(), passes.cache)
-        token = draw(transform(logits, text[:, 1:place]), levels[:, place - 1])
+        law = transform(logits.to(levels.device), text[:, 1:place].to(levels.device))
+        token = draw(law, levels[:, place - 1]).to(text.device)
         text[:, place] = torch.where(ended, text[:, place], token)
         if passes.on_token is not None:
             passes.on_token(len(text))

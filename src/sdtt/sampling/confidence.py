@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from sdtt.diffusion.categorical import Transform, draw
+from sdtt.diffusion.categorical import Transform, draw, level_device
 from sdtt.diffusion.denoiser import Denoiser
 from sdtt.sampling.ancestral import check_steps
 from sdtt.sampling.dilated import places_of, residue_order
-from sdtt.sampling.network import Network, level_device, tiles
+from sdtt.sampling.network import Network, tiles
 from sdtt.sampling.reveal import Step, first_stop, free_positions, rank_of_free
 
 

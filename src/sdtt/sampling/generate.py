@@ -92,9 +92,10 @@ def _host_bytes() -> int:
 def _free_bytes(device: torch.device) -> int:
     try:
         free, _ = torch.accelerator.get_memory_info(device)
+        kept = torch.accelerator.memory_reserved(device)
+        return free + kept - torch.accelerator.memory_allocated(device)  # torch lends it again
     except (RuntimeError, NotImplementedError):  # MPS does not tell
         return 4 * HOST_BYTES
-    return free
 
 
 @torch.no_grad()

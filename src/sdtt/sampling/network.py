@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from sdtt.diffusion.categorical import Transform, draw, few_rows
+from sdtt.diffusion.categorical import Transform, draw, few_rows, level_device
 from sdtt.diffusion.denoiser import Denoiser, filled, follows_order
+from sdtt.diffusion.tiling import tile_numbers
 
 TILE_NUMBERS = 2**22
 """Numbers of a tile of logits: 32 MiB in float64, so that a pass needs no (rows, V) tensor."""
@@ -91,7 +92,7 @@ class Network:
         self.canvas.view(-1)[there] = tokens
         self._puts += 1
         if self._order is not None:
-            self._order.view(-1)[there] = self._puts
+            self._order.view(-1).index_fill_(0, there, self._puts)
         if self._cached is not None:
             self._unseen[rows] = True
 
@@ -269,7 +270,7 @@ def tiles(
     Logits are float32 at least, so that a temperature loses nothing, and lie where float64 can be.
     """
     columns = denoiser.head.weight.shape[0]
-    size = max(1, TILE_NUMBERS // columns)
+    size = max(1, tile_numbers(TILE_NUMBERS, hidden.device) // columns)
     place = level_device(hidden.device)
     few = few_rows(columns, place) or size
     for first in range(0, max(len(hidden), 1), size):
@@ -279,8 +280,3 @@ def tiles(
             part = slice(first + start, first + min(start + few, size))
             drawn = logits[start : start + few].to(place, exact)
             yield drawn, None if text is None else text[part].to(place), v[part]
-
-
-def level_device(device: torch.device) -> torch.device:
-    """Where float64 uniforms are kept: with the canvas, but on the CPU for MPS, which has none."""
-    return torch.device("cpu") if device.type == "mps" else device

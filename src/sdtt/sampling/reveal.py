@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from sdtt.diffusion.categorical import Transform
+from sdtt.diffusion.categorical import Transform, level_device
 from sdtt.diffusion.denoiser import Denoiser
-from sdtt.sampling.network import Network, decode, level_device
+from sdtt.sampling.network import Network, decode
 
 
 @dataclass(frozen=True)

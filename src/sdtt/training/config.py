@@ -7,6 +7,7 @@ import torch
 from transformers import TrainingArguments
 
 from sdtt.diffusion.noise import SCHEDULES
+from sdtt.models.placement import accelerator
 from sdtt.training.peak import Peak, peak_rate, precision_of
 from sdtt.training.settings import (
     check_faults,
@@ -110,7 +111,7 @@ class StreamConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
-        if self.bf16 and not self.use_cpu and torch.accelerator.current_accelerator() is None:
+        if self.bf16 and not self.use_cpu and accelerator() is None:
             raise ValueError("bf16 on a machine without an accelerator needs use_cpu (--use-cpu)")
         super().__post_init__()  # type: ignore[no-untyped-call]
         check_faults(self)

@@ -344,7 +344,7 @@ class SDTTTrainer(StreamTrainer):
                 purpose="held-out/",
             )
             noise = self._in_order(noise, now)
-            loss = self._divergence_sum(model, x, noise, now).double().cpu()
+            loss = self._divergence_sum(model, x, noise, now).cpu().double()
             if counts:
                 total += torch.stack([loss, noise.masked(self.schedule).sum().double()])
         model.train(was_training)

@@ -246,6 +246,7 @@ def _estimate(
                 getattr(args, "activation_checkpointing", False) or args.gradient_checkpointing
             ),
             shards=args.world_size if _is_sharded(args) else 1,
+            device=args.device,
         ),
         checkpoint_bytes=checkpoint,
         disk_bytes=kept * checkpoint + results,

@@ -6,7 +6,10 @@ a GPU) and what a kernel holds for a moment come on top.
 
 from dataclasses import dataclass, fields
 
+import torch
+
 from sdtt.diffusion.tiled import TILE_ELEMENTS
+from sdtt.diffusion.tiling import tile_numbers
 from sdtt.training.flops import Network
 
 FLOAT32 = 4
@@ -59,6 +62,7 @@ def memory_of(
     hides_keys: bool = False,
     checkpointing: bool = False,
     shards: int = 1,
+    device: torch.device | None = None,
 ) -> Memory:
     """What training takes on one device.
 
@@ -74,6 +78,7 @@ def memory_of(
         hides_keys: Whether attention has a mask, which a fused kernel keeps as L numbers a token.
         checkpointing: Whether the blocks' activations are recomputed.
         shards: Devices that share weights, gradients, moments, EMA and teacher (FSDP).
+        device: Which kind; a CPU by default.
     """
     size = HALF if half else FLOAT32
     tokens = texts * length
@@ -83,7 +88,8 @@ def memory_of(
     kept = FLOAT32 * network.width * network.blocks + block if checkpointing else None
     trunk = tokens * (block * network.blocks if kept is None else kept)
     last_rows = int(rows) * network.width * (FLOAT32 + FLOAT32)
-    tile = min(int(rows) * (network.head // max(network.width, 1)), TILE_ELEMENTS)
+    most = tile_numbers(TILE_ELEMENTS, device or torch.device("cpu"))
+    tile = min(int(rows) * (network.head // max(network.width, 1)), most)
     return Memory(
         weights=FLOAT32 * network.parameters // shards,
         casts=HALF * network.body_trained if half else 0,

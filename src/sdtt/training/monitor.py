@@ -146,14 +146,14 @@ def ema_distance(shadow: Mapping[str, Tensor], weights: Mapping[str, Tensor]) ->
             apart.append((mean - here).square().sum())
             whole.append(here.square().sum())
     sums = torch.stack([torch.stack(each).cpu().double().sum() for each in (apart, whole)])
-    if any(isinstance(weight, DTensor) for weight in weights.values()):
-        sums = summed_over_processes(sums)
+    sharded = [weight for weight in weights.values() if isinstance(weight, DTensor)]
+    if sharded:
+        sums = summed_over_processes(sums, sharded[0].device)
     return (sums[0] / sums[1]).sqrt().item()
 
 
-def summed_over_processes(sums: Tensor) -> Tensor:
-    """Numbers on the CPU, added up over all processes."""
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+def summed_over_processes(sums: Tensor, device: torch.device) -> Tensor:
+    """Numbers on the CPU, added up over all processes by way of the device that they train on."""
     sums = sums.to(device, torch.float32)
     torch.distributed.all_reduce(sums)
     return sums.cpu()

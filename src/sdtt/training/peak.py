@@ -85,8 +85,9 @@ def precision_of(*, bf16: bool, fp16: bool, device: torch.device) -> str:
     """What the operands of a network's products are rounded to, as a name for ``peak_rate``."""
     if bf16 or fp16:
         return "bfloat16" if bf16 else "float16"
-    exact = torch.get_float32_matmul_precision() == "highest"
-    return "float32" if exact or device.type != "cuda" else "tf32"
+    # not get_float32_matmul_precision, which raises where this has been set, as transformers does
+    rounded = device.type == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return "tf32" if rounded else "float32"
 
 
 @cache

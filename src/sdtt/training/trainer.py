@@ -303,7 +303,7 @@ class StreamTrainer(ParallelTrainer, ABC):
         if self.args.world_size > 1:
             counts = self.accelerator.gather(counts.to(device)).sum(0, keepdim=True).cpu()
         self._nothing_to_learn = counts[0, 1].item() == 0
-        return counts[0, 0].to(device)
+        return counts[0, 0]  # on the CPU: reading it there waits for nothing
 
     def compute_loss(
         self,
