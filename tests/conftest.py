@@ -54,7 +54,7 @@ def processor(monkeypatch):
 
 @pytest.fixture
 def cuda_wheel(monkeypatch):
-    """A torch that was built for CUDA, on a machine without a GPU: what `pip install torch` gives."""
+    """A torch that was built for CUDA, as `pip install torch` gives, on a machine without a GPU."""
     import torch
 
     def current_accelerator(check_available=False):

@@ -1,6 +1,7 @@
 """`sdtt evaluate`: what is asked for is measured, refused, or said not to be."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +9,8 @@ import pytest
 
 from sdtt.cli.evaluate import COMMAND
 from sdtt.evaluation.records import read_file, read_folder, read_samples
+from sdtt.evaluation.subjects import fingerprint_of
+from sdtt.models.shipped import resolve
 
 
 def write(path, *texts):
@@ -119,3 +122,25 @@ def test_processes_on_cpus_deal_the_work_among_them(tmp_path):
     found = {path.name: read_file(path) for path in (tmp_path / "out").glob("records*")}
     models = {name: [record.model for record in records] for name, records in found.items()}
     assert models == {"records.jsonl": ["a"], "records.1.jsonl": ["b"]}
+
+
+def test_the_files_of_a_judge_are_in_the_record(evaluate, tmp_path):
+    words = ["--steps", "2", "--num-samples", "2", "--length", "8", "--metrics", "perplexity"]
+    assert evaluate("--model", "student", *words).exit_code == 0
+    (record,) = [each for each in read_folder(tmp_path / "out") if each.metric == "perplexity"]
+    assert record.settings["judge_files"] == fingerprint_of("judge") != ""
+
+
+def test_a_number_of_samples_beside_a_protocol_is_refused_whatever_it_is(evaluate):
+    result = evaluate("--model", "student", "--protocol", "quick", "--num-samples", "256")
+    assert result.exit_code == 2
+    assert "--num-samples does not go with --protocol" in result.stderr
+
+
+def test_a_folder_with_an_equals_sign_in_its_name_is_a_model(evaluate, tmp_path):
+    folder = tmp_path / "lr=3e-4" / "model"
+    shutil.copytree(resolve("student"), folder)
+    words = ["--steps", "2", "--num-samples", "2", "--length", "8", "--metrics", "diversity"]
+    result = evaluate("--model", f"{folder},named={folder}", *words)
+    assert result.exit_code == 0, result.stderr
+    assert {record.model for record in read_folder(tmp_path / "out")} == {"model", "named"}

@@ -9,6 +9,7 @@ from sdtt.evaluation.best_of import best_of, number_within
 from sdtt.evaluation.diversity import standard_error
 
 SCORES = [4.1, 3.2, 5.0, 3.9, 4.4, 3.3, 4.8]
+TIED = [4.1, 3.2, 4.1, 3.2, 4.4, 3.2, 4.8]
 REPORTED = [4.0, 3.9, 5.5, 3.1, 4.6, 3.5, 4.2]
 ENTROPIES = [3.8, 3.1, 4.0, 3.6, 3.9, 3.3, 3.7]
 
@@ -77,15 +78,16 @@ def test_of_one_text_the_error_is_the_standard_error_of_the_mean():
 
 
 @pytest.mark.parametrize("n", [2, 4, 6])
-def test_the_error_is_that_of_leaving_each_candidate_out(n):
+@pytest.mark.parametrize("scores", [SCORES, TIED], ids=["apart", "tied"])
+def test_the_error_is_that_of_leaving_each_candidate_out(scores, n):
     def without(values, index):
         return [*values[:index], *values[index + 1 :]]
 
     left = [
-        of(without(SCORES, index), n, reported=without(REPORTED, index)).nll for index in range(7)
+        of(without(scores, index), n, reported=without(REPORTED, index)).nll for index in range(7)
     ]
     due = math.sqrt(6 / 7 * np.square(left - np.mean(left)).sum())
-    assert of(SCORES, n, reported=REPORTED).nll_se == pytest.approx(due, rel=1e-12)
+    assert of(scores, n, reported=REPORTED).nll_se == pytest.approx(due, rel=1e-12)
 
 
 def test_the_error_is_the_spread_over_new_candidates():

@@ -12,6 +12,7 @@ from sdtt.evaluation.protocol import (
     Latency,
     MauveSettings,
     Protocol,
+    Readability,
     RealText,
     load_protocol,
     written,
@@ -21,6 +22,7 @@ from sdtt.evaluation.subjects import Subject
 TEACHER = Subject("teacher", "t", "diffusion", None, 16, "a")
 STUDENT = Subject("student", "s", "diffusion", 4, 16, "b")
 CAUSAL = Subject("ar", "c", "autoregressive", None, 16, "c")
+LONG = Subject("long", "l", "diffusion", 4, 128, "l")
 TEXT = Subject("real text", "book", "text", None, 16)
 FILE = Subject("file", "f.jsonl", "samples")
 
@@ -109,6 +111,29 @@ def test_a_request_changes_with_settings_weights_and_draws_but_not_with_the_batc
     assert plain == requests(protocol(metrics=("perplexity",), perplexity=smaller))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        lambda file: {"metrics": ("bound",), "bound": Bound(text=(file,))},
+        lambda file: {"metrics": ("readability",), "readability": Readability(file)},
+        lambda file: {"metrics": ("mauve",), "mauve": MauveSettings(file)},
+    ],
+    ids=["bound", "readability", "mauve"],
+)
+def test_a_text_that_was_edited_makes_another_request(tmp_path, changes):
+    file = tmp_path / "book.txt"
+
+    def requests():
+        found = groups_of(protocol(**changes(str(file))), [LONG])
+        return {g.request(job) for g in found for job in g.jobs if job.metric != "samples"}
+
+    file.write_text("It was the best of times.")
+    first = requests()
+    assert requests() == first != set()
+    file.write_text("It was the worst of times.")
+    assert not requests() & first
+
+
 def test_files_of_samples_have_names_of_their_own():
     found = groups_of(protocol(control_temperatures=(0.9,)), [TEACHER, STUDENT])
     names = [group.file for group in found]
@@ -168,6 +193,16 @@ def test_the_protocols_that_come_along_can_be_read_by_name(name):
         ("best_of: {n: [1, 0]}", "n must be at least 1, got 0"),
         ("mauve: {text: x, continuations: 0}", "continuations must be at least 1, got 0"),
         ("bound: {blocks: 0}", "blocks must be at least 1, got 0"),
+        ("bound: {noise_samples: 3}", "noise samples must be 1 or an even number, got 3"),
+        ("tasks: {noise_samples: 3}", "noise samples must be 1 or an even number, got 3"),
+        ("lambada: {exact_up_to: 20}", r"exact_tokens must lie in \[0, 16\], got 20"),
+        ("latency: {sampler: dilatd}", "dilatd"),
+        ("latency: {steps: [2, 2]}", "steps names 2 twice"),
+        ("mauve: {text: x, scale: -1.0}", "mauve: scale must be a positive number, got -1.0"),
+        (
+            "{metrics: [best_of], draws: [{num_samples: 8}], best_of: {n: [16, 32]}}",
+            "best_of chooses from 16 samples at least, and a draw has 8",
+        ),
         ("metrics: [mauve]", "the metric mauve needs a section 'mauve' with its 'text'"),
         ("- a list", "a protocol is a mapping"),
         ("a: [", "not valid YAML"),

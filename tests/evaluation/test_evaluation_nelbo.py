@@ -82,6 +82,17 @@ def test_the_error_is_the_spread_of_the_bound_over_seeds():
     assert claimed / 3 < spread < claimed * 1.5
 
 
+def test_a_last_batch_of_one_text_does_not_widen_the_error():
+    exact = pairs_of_unigrams()
+    texts = drawn(exact, 129)  # 64, 64 and 1 at a time
+
+    def claimed(count):
+        found = [validation_nelbo(exact, texts[:count], seed=seed) for seed in range(40)]
+        return sum(each.standard_error for each in found) / len(found)
+
+    assert claimed(129) == pytest.approx(claimed(128), rel=0.3)
+
+
 def test_the_bound_is_a_function_of_its_seed():
     exact = pairs_of_unigrams()
     texts = drawn(exact, 128)

@@ -61,6 +61,28 @@ def test_a_line_that_a_kill_cut_short_is_left_out_and_the_next_record_stands_on_
     assert [one.model for one in read_file(path)] == ["teacher", "student"]
 
 
+def test_a_record_cut_anywhere_is_left_out(tmp_path):
+    path = tmp_path / "records.jsonl"
+    values = {"nll": 0.5, "nll_se": None, "tiny": 1.5e-12, "less": -2.0, "note": 'a \u00e9 "b"'}
+    line = record(result=values | {"exact": True, "curve": [{"n": 1}]}).line()
+    assert "e-12" in line
+    for end in range(1, len(line)):
+        path.write_text(line[:end] + "\n" + line + "\n")
+        assert len(read_file(path)) == 1, line[:end]
+
+
+def test_a_number_that_is_infinite_is_found_in_a_curve():
+    with pytest.raises(ValueError, match="perplexity of teacher: curve is inf"):
+        record(result={"curve": [{"n": 1, "nll": float("inf")}]})
+
+
+def test_a_result_that_is_no_mapping_is_named(tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.write_text(json.dumps(json.loads(record().line()) | {"result": [1]}) + "\n")
+    with pytest.raises(ValueError, match="line 1: its 'result' is no mapping"):
+        read_file(path)
+
+
 def test_a_line_that_is_no_json_is_named(tmp_path):
     path = tmp_path / "records.jsonl"
     path.write_text("nonsense\n")
@@ -110,6 +132,11 @@ def test_samples_are_read_back_as_they_were_written(tmp_path):
         ('{"ids": [1, true]}', "'ids' must be a list of whole numbers"),
         ('{"ids": []}', "the sample is empty"),
         ('{"text": ""}', "the sample is empty"),
+        ('{"ids": [1], "prompt_tokens": -3}', "'prompt_tokens' must be a whole number"),
+        ('{"ids": [1], "prompt_tokens": 2}', "whole number up to that of ids, got 2"),
+        ('{"text": "a", "prompt_tokens": [1]}', r"line 1: 'prompt_tokens' .* got \[1\]"),
+        ('{"text": "a", "group": [1]}', r"'group' must be a number or a string, got \[1\]"),
+        ('{"text": "a", "revealed": 3}', "'revealed' must be a list"),
         ("", "holds no samples"),
     ],
 )

@@ -1,6 +1,7 @@
 """Running a protocol: measured once, drawn once, whoever interrupts and however many share it."""
 
 import dataclasses
+import lzma
 import math
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from sdtt.evaluation.protocol import (
     RealText,
     Tasks,
 )
+from sdtt.evaluation.readability import readability
 from sdtt.evaluation.records import Sample, read_file, read_folder, read_samples, write_samples
 from sdtt.evaluation.runner import Share, missing, run
 from sdtt.evaluation.subjects import Subject, load, model_subjects
@@ -234,3 +236,12 @@ def test_models_are_measured_in_a_dtype_that_the_processor_multiplies(subjects, 
     processor(multiplies_halves=False)
     forms = [form for each in map(load, (masked, causal)) for form in (each.model, each.fast)]
     assert [str(form.dtype) for form in forms] == ["torch.float32"] * 4
+
+
+def test_a_named_text_is_read_for_its_trigrams_as_it_is_read_elsewhere(tmp_path):
+    path = tmp_path / "wikitext-2/test.txt.xz"
+    path.parent.mkdir()
+    path.write_bytes(lzma.compress(b"He said , it is @-@ so , the man 's name\n"))
+    asked = protocol(metrics=("readability",), readability=Readability("wikitext-2"))
+    reference = Context(asked, data_root=tmp_path).trigrams()
+    assert readability(["He said, it is-so, the man's name"], reference).trigrams == 1

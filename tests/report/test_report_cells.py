@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -68,6 +69,23 @@ def test_one_label_for_two_models_of_two_runs_is_followed_by_its_folder(made, tm
         made.write(folder, [made.perplexity(source=f"{folder}/model")])
     labels = [record.model for record in read_runs(folders)]
     assert labels == [f"teacher ({folder})" for folder in folders]
+
+
+def test_a_model_whose_weights_changed_from_run_to_run_is_two(made, tmp_path):
+    folders = [
+        made.write(tmp_path / f"{i}", [replace(made.perplexity(), fingerprint=f"weights {i}")])
+        for i in range(2)
+    ]
+    labels = [record.model for record in read_runs(folders)]
+    assert labels == [f"teacher ({folder})" for folder in folders]
+
+
+def test_seeds_of_two_judges_of_one_name_are_two_cells(made):
+    seeds = [
+        made.perplexity(draw=made.draw_of(seed=i), settings={"judge": "j", "judge_files": files})
+        for i, files in enumerate("ab")
+    ]
+    assert len(read_cells(seeds)) == 2
 
 
 def test_what_two_runs_measured_alike_is_taken_from_the_first(made, tmp_path):

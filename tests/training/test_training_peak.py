@@ -67,7 +67,6 @@ def test_float32_products_on_a_gpu_count_as_tf32_where_they_are_rounded(way):
     assert names == ["float32", "tf32", "float32"]
 
 
-
 def test_bfloat16_on_a_processor_that_emulates_it_is_told_with_the_way_out(
     tmp_path, runs, caplog, processor
 ):

@@ -27,9 +27,13 @@ from sdtt.evaluation.protocol import (
 from sdtt.evaluation.records import Record
 from sdtt.evaluation.runner import Share, missing, run
 from sdtt.evaluation.subjects import Subject, model_subjects, sample_subjects
+from sdtt.evaluation.texts import fingerprint_of_text
 from sdtt.models.placement import accelerator
 from sdtt.report.files import write_aside
 from sdtt.sampling.settings import SampleSettings
+
+SAMPLES = 256
+"""Of each draw, where nothing is said."""
 
 COOLER = (0.9, 0.8)
 """Temperatures of a teacher beside a student, where flags say how samples are drawn."""
@@ -87,8 +91,9 @@ class EvaluateSettings:
             f"{', '.join(map(str, COOLER))} by default"
         },
     )
-    num_samples: int = field(
-        default=256, metadata={"help": "without --protocol: samples of each draw"}
+    num_samples: int | None = field(
+        default=None,
+        metadata={"help": f"without --protocol: samples of each draw; {SAMPLES} by default"},
     )
     length: int | None = field(
         default=None,
@@ -158,7 +163,8 @@ def evaluate(settings: EvaluateSettings, sampling: Given[SampleSettings]) -> Non
         length = next((one.length for one in subjects if one.length), None)
         text = protocol.real_text.text
         # its ids are of the first model's tokenizer
-        cut_by = digest([text, subjects[0].source, subjects[0].fingerprint])
+        of_text = list(filter(None, [fingerprint_of_text(text)]))
+        cut_by = digest([text, subjects[0].source, subjects[0].fingerprint, *of_text])
         subjects.append(Subject("real text", text, "text", length=length, fingerprint=cut_by))
     tokenizer = settings.tokenizer or protocol.judge
     subjects += sample_subjects(settings.samples, tokenizer, subjects)
@@ -233,6 +239,7 @@ def _of_flags(
 ) -> Protocol:
     """A table of one sampler at several numbers of steps."""
     how = sampling.make()
+    count = SAMPLES if settings.num_samples is None else settings.num_samples
     axes = {name: (value,) for name, value in sampling.values.items()}
     if settings.steps:
         axes["steps"] = settings.steps  # type: ignore[assignment]
@@ -244,7 +251,7 @@ def _of_flags(
         seed=(how.seed,),
         top_k=how.top_k,
         repetition_penalty=how.repetition_penalty,
-        num_samples=settings.num_samples,
+        num_samples=count,
         length=settings.length,
         batch_size=how.batch_size or Autoregressive.batch_size,
     )
@@ -260,10 +267,10 @@ def _of_flags(
     real = settings.real_text
     return Protocol(
         metrics=settings.metrics or metrics,
-        draws=(Grid(axes, settings.num_samples, settings.length),),
+        draws=(Grid(axes, count, settings.length),),
         control_temperatures=settings.control_temperatures or (COOLER if both else ()),
         autoregressive=(causal,),
-        real_text=None if real is None else RealText(real, settings.num_samples),
+        real_text=None if real is None else RealText(real, count),
         bound=Bound(text=settings.text) if settings.text else Bound(),
         tasks=Tasks(**_of_tasks(settings, None)),
     )

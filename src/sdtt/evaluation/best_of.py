@@ -1,7 +1,7 @@
 """Best of n: the quality of the best of n texts under a scorer, against the seconds that n take."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,8 +147,27 @@ def _mean_of_best(
     before = np.concatenate([[0.0], np.cumsum(w * f[:-1])])
     behind = np.concatenate([[0.0], np.cumsum((w * f[1:])[::-1])])[::-1]
     without = before + behind
+    for rank, f_of_others in _without_tied(scores, values, f):
+        without[rank] = w @ f_of_others
     variance = (candidates - 1) / candidates * ((without - without.mean()) ** 2).sum()
     return mean, math.sqrt(variance)
+
+
+def _without_tied(
+    scores: Float64[np.ndarray, " N"],
+    values: Float64[np.ndarray, " N"],
+    f: Float64[np.ndarray, " N"],
+) -> Iterator[tuple[int, Float64[np.ndarray, " _"]]]:
+    """Of each rank that shares its score: ``f`` without it, whose value leaves the mean too."""
+    order = np.argsort(scores, kind="stable")
+    _, firsts, sizes = np.unique(scores[order], return_index=True, return_counts=True)
+    for first, size in zip(firsts[sizes > 1], sizes[sizes > 1], strict=True):
+        tied = slice(first, first + size)
+        own = values[order[tied]]
+        for place, value in enumerate(own):
+            others = f.copy()
+            others[tied] = (own.sum() - value) / (size - 1)
+            yield first + place, np.delete(others, first + place)
 
 
 def _ranked(

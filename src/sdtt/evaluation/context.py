@@ -126,7 +126,10 @@ class Context:
             else:
                 source = text_source(name, self.data_root)
                 texts = documents(
-                    source.file(), text_column=source.text.column, unwrap=source.text.unwrap
+                    source.file(),
+                    text_column=source.text.column,
+                    unwrap=source.text.unwrap,
+                    detokenise=source.text.detokenise,
                 )
                 self._trigrams = build_reference(text for text in texts if isinstance(text, str))
         return self._trigrams

@@ -12,9 +12,13 @@ from typing import Any
 from sdtt.evaluation.drawing import Draw
 from sdtt.evaluation.protocol import OF_SAMPLES, Grid, MauveSettings, Protocol
 from sdtt.evaluation.subjects import Subject, fingerprint_of
+from sdtt.evaluation.texts import fingerprint_of_text
 
 UNCONDITIONAL = tuple(name for name in OF_SAMPLES if name not in ("mauve", "self_bleu"))
 """Metrics of unconditional samples; the other two are of continuations."""
+
+JUDGES = "judge", "scorer", "features"
+"""What names another model in the settings of a metric."""
 
 Settings = Mapping[str, Any]
 
@@ -50,8 +54,11 @@ class Group:
         """A digest of everything that the measurement depends on."""
         draw = None if self.draw is None else self.draw.record()
         who = [self.subject.label, self.subject.source, self.subject.fingerprint]
-        judges = [job.settings.get(name) for name in ("judge", "scorer", "features")]
+        judges = [job.settings.get(name) for name in JUDGES]
         files = [fingerprint_of(judge) for judge in judges if judge]
+        texts = [job.settings.get(name) for name in ("text", "reference")]
+        texts += [self.draw.prompted["prompts"]] if self.draw and self.draw.prompted else []
+        files += [found for found in map(fingerprint_of_text, filter(None, texts)) if found]
         return digest([job.metric, who, draw, job.settings, files])
 
     @property

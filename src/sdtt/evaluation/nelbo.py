@@ -10,7 +10,7 @@ from sdtt.diffusion.denoiser import Denoiser
 from sdtt.diffusion.elbo import bits_per_byte, nelbo_sum
 from sdtt.diffusion.noise import SCHEDULES, stratified_times
 from sdtt.diffusion.uniforms import permutation, uniforms
-from sdtt.evaluation.diversity import standard_error
+from sdtt.evaluation.errors import ratio_error
 from sdtt.sampling.generate import evaluating
 
 BATCH = 64
@@ -81,7 +81,7 @@ def validation_nelbo(
     ratio = getattr(blocks, "bytes_per_token", None)
     return Nelbo(
         nats_per_token=mean,
-        standard_error=standard_error([s / n for s, n in zip(sums, sizes, strict=True)]),
+        standard_error=ratio_error(sums, sizes),  # the last batch may be a small one
         bits_per_byte=None if ratio is None else bits_per_byte(mean, ratio),
         tokens=int(np.sum(sizes)),
     )

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import itertools
+import math
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 
+from sdtt.evaluation.mask_sets import Noise
 from sdtt.sampling.settings import SampleSettings
 
 Config = TypeVar("Config")
@@ -187,6 +189,8 @@ class MauveSettings:
         _positive(
             self, "prompts", "prompt_tokens", "new_tokens", "continuations", "seeds", "batch_size"
         )
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"mauve: scale must be a positive number, got {self.scale}")
 
 
 @dataclass(frozen=True)
@@ -203,6 +207,7 @@ class Lambada:
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
         _positive(self, "limit", "noise_samples", "batch_size")
+        Noise(samples=self.noise_samples, exact_tokens=self.exact_up_to)
 
 
 @dataclass(frozen=True)
@@ -218,6 +223,7 @@ class Bound:
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
         _positive(self, "blocks", "noise_samples", "batch_size")
+        Noise(samples=self.noise_samples)
 
 
 @dataclass(frozen=True)
@@ -240,6 +246,7 @@ class Tasks:
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
         _positive(self, "limit", "noise_samples", "batch_size")
+        Noise(samples=self.noise_samples)
 
 
 @dataclass(frozen=True)
@@ -256,6 +263,9 @@ class Latency:
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
         _positive(self, "steps", "batch_size", "length", "runs")
+        SampleSettings(sampler=self.sampler)  # type: ignore[arg-type]
+        for name in ("steps", "batch_size", "form"):
+            _once(name, getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -313,6 +323,13 @@ class Protocol:
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
         _check_names(self.metrics, METRICS, "metrics")
+        counts = [grid.num_samples for grid in self.draws]
+        counts += [each.num_samples for each in self.autoregressive]
+        if "best_of" in self.metrics and counts and min(self.best_of.n) > min(counts):
+            raise ValueError(
+                f"best_of chooses from {min(self.best_of.n)} samples at least, and a draw has "
+                f"{min(counts)}: give a smaller n, or more num_samples"
+            )
         for metric, missing in (
             ("mauve", self.mauve is None and "a section 'mauve' with its 'text'"),
             ("readability", not self.readability.text and "'readability: {text: ...}'"),
@@ -412,6 +429,13 @@ def _check_names(given: Iterable[str], known: Sequence[str], where: str) -> None
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5) or known
             raise ValueError(f"{where} has no {name!r}; nearest: {', '.join(near)}")
+
+
+def _once(name: str, values: Sequence[Any]) -> None:
+    """Refuses a value that is named twice."""
+    twice = [value for value in values if values.count(value) > 1]
+    if twice:
+        raise ValueError(f"{name} names {twice[0]!r} twice")
 
 
 def _positive(settings: Any, *names: str) -> None:

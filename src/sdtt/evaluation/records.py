@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,6 +13,9 @@ VERSION = 1
 
 Kind = Literal["diffusion", "autoregressive", "text", "samples"]
 """What made the texts: a denoiser, a causal model, people, or somebody's file."""
+
+FRONT = '{"version"'
+"""How a line begins."""
 
 FILES = "records*.jsonl"
 """The files of records in an evaluation's folder, one a process."""
@@ -62,8 +66,9 @@ class Record:
         if self.kind not in get_args(Kind):
             raise ValueError(f"kind is one of {', '.join(get_args(Kind))}, got {self.kind!r}")
         for name, value in self.result.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{self.metric} of {self.model}: {name} is {value}")
+            for number in _numbers(value):
+                if not math.isfinite(number):
+                    raise ValueError(f"{self.metric} of {self.model}: {name} is {number}")
 
     @property
     def key(self) -> str:
@@ -74,6 +79,17 @@ class Record:
     def line(self) -> str:
         """As one line of JSON."""
         return json.dumps({"version": VERSION, **asdict(self)})
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """The fractions in a value, however deep."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for each in value:
+            yield from _numbers(each)
+    elif isinstance(value, float):
+        yield value
 
 
 def defined(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,16 +155,24 @@ def read_file(path: Path) -> list[Record]:
         try:
             values = json.loads(line)
         except json.JSONDecodeError as error:
-            if _was_cut(line):
+            if _was_cut(line, error):
                 continue
             raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
         records.append(_record(values, f"{path}, line {number}"))
     return records
 
 
-def _was_cut(line: str) -> bool:
-    """Whether a kill left the front of a record: it is measured again, so nothing is lost."""
-    return line.startswith('{"version"') and not line.endswith("}")
+def _was_cut(line: str, error: json.JSONDecodeError) -> bool:
+    """Whether a kill left the front of a record: it is measured again, so nothing is lost.
+
+    What is cut lacks something at its end, or the end of a string or a word that began before.
+    """
+    begun = line.startswith(FRONT) or FRONT.startswith(line)
+    rest = line[error.pos :].strip()
+    in_string = error.msg.startswith(("Unterminated string", "Invalid \\uXXXX"))
+    in_word = any(word.startswith(rest) for word in ("true", "false", "null", "-"))
+    in_number = re.fullmatch(r"\.|(\.\d+)?e[+-]?", rest) is not None
+    return begun and (in_string or in_word or in_number)
 
 
 def _record(values: Any, where: str) -> Record:
@@ -160,6 +184,8 @@ def _record(values: Any, where: str) -> Record:
             f"{where}: a record of layout {version}; this sdtt reads layout {VERSION}: measure "
             "again, or use the sdtt that wrote it"
         )
+    if not isinstance(values.get("result"), dict):
+        raise ValueError(f"{where}: its 'result' is no mapping of names to numbers")
     try:
         return Record(**values)
     except (TypeError, ValueError) as error:
@@ -183,7 +209,7 @@ class Sample:
     ids: Sequence[int] | None = None
     text: str | None = None
     prompt_tokens: int = 0
-    group: int | None = None
+    group: int | str | None = None
     revealed: Sequence[int] | None = None
     tokens: Sequence[str] | None = None
 
@@ -228,11 +254,22 @@ def _sample(line: str, where: str) -> Sample:
         raise ValueError(f"{where}: 'ids' must be a list of whole numbers, 'text' a string")
     if ids == [] or (ids is None and not text):
         raise ValueError(f"{where}: the sample is empty")
+    front, group = entry.get("prompt_tokens"), entry.get("group")
+    front = 0 if front is None else front
+    if type(front) is not int or front < 0 or (ids is not None and front > len(ids)):
+        raise ValueError(
+            f"{where}: 'prompt_tokens' must be a whole number up to that of ids, got {front!r}"
+        )
+    if not (group is None or isinstance(group, int | str)):
+        raise ValueError(f"{where}: 'group' must be a number or a string, got {group!r}")
+    for name in ("revealed", "tokens"):
+        if not isinstance(entry.get(name, []), list | None):
+            raise ValueError(f"{where}: {name!r} must be a list")
     return Sample(
         ids=ids,
         text=text,
-        prompt_tokens=int(entry.get("prompt_tokens", 0)),
-        group=entry.get("group"),
+        prompt_tokens=front,
+        group=group,
         revealed=entry.get("revealed"),
         tokens=entry.get("tokens"),
     )

@@ -15,7 +15,7 @@ import transformers
 from sdtt.evaluation.checks import check_names
 from sdtt.evaluation.context import Context, Measured
 from sdtt.evaluation.drawing import Drawn, draw
-from sdtt.evaluation.jobs import Group, Job
+from sdtt.evaluation.jobs import JUDGES, Group, Job
 from sdtt.evaluation.measurements import measure
 from sdtt.evaluation.records import (
     Record,
@@ -26,6 +26,7 @@ from sdtt.evaluation.records import (
     read_samples,
     write_samples,
 )
+from sdtt.evaluation.subjects import fingerprint_of
 from sdtt.models.placement import accelerator
 
 RECORDS = "records.jsonl"
@@ -167,7 +168,7 @@ def _samples_of(group: Group, folder: Path) -> list[Sample] | None:
 def _record(group: Group, job: Job, measured: Measured, seconds: float, share: Share) -> Record:
     subject = group.subject
     draw = measured.draw if group.draw is None else group.draw.record()
-    settings = {**job.settings, **(measured.settings or {})}
+    settings = {**job.settings, **(measured.settings or {}), **_files_of(job)}
     return Record(
         metric=job.metric,
         model=subject.label,
@@ -185,6 +186,12 @@ def _record(group: Group, job: Job, measured: Measured, seconds: float, share: S
         fingerprint=subject.fingerprint,
         time=time.time(),
     )
+
+
+def _files_of(job: Job) -> dict[str, str]:
+    """What tells a judge from one of the same name and other weights."""
+    found = {f"{role}_files": fingerprint_of(job.settings.get(role) or "") for role in JUDGES}
+    return {name: files for name, files in found.items() if files}
 
 
 def _environment(share: Share) -> dict[str, Any]:

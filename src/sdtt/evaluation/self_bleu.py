@@ -38,7 +38,7 @@ def self_bleu(
     """The sentence BLEU of each text against the others of its group, averaged over all texts.
 
     BLEU-4 of sacrebleu with its own words (13a) and smoothing (exp); for texts of fewer than four
-    words as many orders as they have.
+    words as many orders as they have; one without a word has none in common with another: 0.
 
     Args:
         groups: The continuations of each prompt; unconditional samples are one group.
@@ -48,8 +48,8 @@ def self_bleu(
 
     Raises:
         ModuleNotFoundError: If sacrebleu is not installed.
-        ValueError: If there is no group, one has fewer than two texts, a text is empty, or
-            ``references`` is below 1.
+        ValueError: If there is no group, one has fewer than two texts, or ``references`` is below
+            1.
     """
     if references is not None and references < 1:
         raise ValueError(f"references must be at least 1, got {references}")
@@ -61,7 +61,8 @@ def self_bleu(
         scores = []
         for index, text in enumerate(group):
             others = [group[(index + 1 + i) % len(group)] for i in range(used)]
-            scores.append(bleu.sentence_score(text, others).score)
+            alike = bleu.sentence_score(text, others).score if text.strip() else 0.0
+            scores.append(alike)
             if advance is not None:
                 advance(1)
         sums.append(sum(scores))
@@ -98,9 +99,6 @@ def _check_groups(groups: Sequence[Sequence[str]]) -> None:
             raise ValueError(
                 f"group {number} has {len(group)} texts: self-BLEU needs two or more of a prompt"
             )
-        for index, text in enumerate(group):
-            if not text.strip():
-                raise ValueError(f"text {index} of group {number} is empty")
 
 
 def _sentence_bleu() -> Any:

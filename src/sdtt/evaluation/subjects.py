@@ -75,12 +75,16 @@ class Loaded:
 def model_subjects(sources: Sequence[str]) -> list[Subject]:
     """Subjects of models: ``LABEL=SOURCE``, or a source, whose last name becomes its label.
 
+    What exists as a whole is a source, whatever is in its name.
+
     Raises:
         ValueError: If there is no such model, it is of neither kind, or two have one label.
     """
     found: list[Subject] = []
     for text in sources:
-        label, _, source = text.rpartition("=")
+        label, is_named, source = text.partition("=")
+        if not is_named or Path(text).exists():
+            label, source = "", text
         subject = _model_subject(label or _label(source), source)
         if any(subject.label == other.label for other in found):
             raise ValueError(
@@ -148,9 +152,9 @@ def _is_causal(config: Any) -> bool:
 
 @cache
 def fingerprint_of(source: str) -> str:
-    """Of the files of a model; "" for a name on the hub, which says its own versions."""
-    folder = Path(resolve(source))
-    return _fingerprint(folder) if folder.is_dir() else ""
+    """Of the files of a model; "" for a name on the hub, which says its own versions, and none."""
+    folder = Path(resolve(source)) if source else None
+    return _fingerprint(folder) if folder is not None and folder.is_dir() else ""
 
 
 def _fingerprint(folder: Path) -> str:

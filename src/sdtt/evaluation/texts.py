@@ -1,16 +1,18 @@
 """The texts of published evaluations by name: a local file where there is one, else the hub."""
 
 import difflib
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from sdtt.data.corpus import PYTHON_DOCS
+from sdtt.data.corpus import PYTHON_DOCS, content_digest
 from sdtt.data.packing import Blocks, load_blocks
 
 PARQUET = "refs/convert/parquet"
@@ -131,6 +133,25 @@ def text_source(name: str, data_root: Path | str | None = None) -> TextSource:
             f"the text {name!r} is not on the hub: give the folder that holds {text.local}"
         )
     return TextSource(name, text, None)
+
+
+def fingerprint_of_text(name: str) -> str:
+    """Of what a file or folder holds; "" for a text of ``TEXTS``, which does not change."""
+    path = Path(name).expanduser()
+    if name in TEXTS or name == PYTHON_DOCS or not path.exists():
+        return ""
+    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    return _content(name, tuple((each.stat().st_size, each.stat().st_mtime_ns) for each in files))
+
+
+@cache
+def _content(name: str, state: Any) -> str:  # noqa: ARG001 - part of the key
+    """Read once as long as no file is touched."""
+    path = Path(name).expanduser()
+    if path.suffix == ".npy":  # a reference of readability
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return content_digest(path)[:16]
 
 
 def source_blocks(

@@ -91,8 +91,8 @@ class Cell:
 def read_runs(folders: Sequence[Path]) -> list[Record]:
     """The records of several evaluations, files of samples with their whole path.
 
-    A label that means one model here and another there is followed by its folder. What two folders
-    measured alike is taken from the first.
+    A label that means one model here and another there, or one whose files have changed, is
+    followed by its folder. What two folders measured alike is taken from the first.
 
     Raises:
         ValueError: If a folder holds no records, or a line is none of this version.
@@ -113,7 +113,7 @@ def read_runs(folders: Sequence[Path]) -> list[Record]:
 
 
 def _who(record: Record) -> tuple[Any, ...]:
-    return record.source, record.kind, record.taught_steps
+    return record.source, record.kind, record.taught_steps, record.fingerprint
 
 
 def _with_path(record: Record, folder: Path) -> Record:
