@@ -103,3 +103,10 @@ def test_a_saved_model_comes_back_bitwise_through_the_auto_class(model, tmp_path
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
     # kernels may depend on how memory is aligned
     torch.testing.assert_close(loaded(texts()).logits, model(texts()).logits)
+
+
+def test_more_tokens_than_bos_and_a_text_are_refused(random_model):
+    model = random_model("causal")
+    assert model(torch.zeros(1, 13, dtype=torch.long)).logits.shape == (1, 13, 11)
+    with pytest.raises(ValueError, match="14 tokens are more than the model's 13: BOS and a text"):
+        model(torch.zeros(1, 14, dtype=torch.long))

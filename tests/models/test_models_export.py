@@ -7,8 +7,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
+from sdtt.models.checkpoints import load_model
 from sdtt.models.export import as_reference, export_reference
 from sdtt.models.fold import fold
+from sdtt.models.formats.checkpoint import WITHOUT_MASK
 from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
 
 CONDITIONED = {"conditioning": "constant", "cond_dim": 6}
@@ -75,6 +77,14 @@ def test_an_exported_model_has_the_published_keys_and_no_other(random_model, set
     assert set(as_reference(random_model(**settings)).weights) == published
 
 
+def test_an_exported_model_says_where_mask_is_whatever_its_vocabulary(
+    random_model, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(WITHOUT_MASK, 11, "that of no model")
+    export_reference(random_model(), tmp_path)
+    assert load_model(tmp_path).mask_token_id == 10
+
+
 def test_the_frequencies_are_those_of_the_reference_buffer(random_model):
     given = as_reference(random_model()).weights["backbone.rotary_emb.inv_freq"]
     torch.testing.assert_close(given, torch.tensor([1.0, 0.1, 0.01, 0.001]))
@@ -89,6 +99,7 @@ def test_the_flat_config_has_the_published_keys(random_model):
         "architectures": ["MDLM"],
         "model_type": "mdlm",
         "vocab_size": 11,
+        "mask_token_id": 10,
         "model_length": 12,
         "hidden_dim": 16,
         "cond_dim": 128,

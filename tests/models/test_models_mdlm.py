@@ -297,6 +297,14 @@ def test_a_text_longer_than_the_model_is_refused(model):
         ({"mask_token_id": -1}, r"mask_token_id must lie in \[0, 11\), got -1"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
         ({"dropout": -0.1}, r"dropout must lie in \[0, 1\), got -0.1"),
+        ({"n_heads": 0}, "n_heads must be a whole number from 1 on, got 0"),
+        ({"n_heads": -2}, "n_heads must be a whole number from 1 on, got -2"),
+        ({"n_blocks": 0}, "n_blocks must be a whole number from 1 on, got 0"),
+        ({"hidden_dim": 0}, "hidden_dim must be a whole number from 1 on, got 0"),
+        ({"model_length": 0}, "model_length must be a whole number from 1 on, got 0"),
+        ({"vocab_size": 1}, "vocab_size must be a whole number from 2 on, got 1"),
+        ({"conditioning": "time", "cond_dim": -4}, "cond_dim must be a whole number, .* got -4"),
+        ({"hidden_act": "nope"}, "unknown hidden_act 'nope'"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused(settings, says):

@@ -91,11 +91,11 @@ def test_a_packed_causal_model_generates_as_transformers_does_with_the_other(pac
     assert torch.equal(ours, due)
 
 
-def test_a_packed_model_shares_what_is_not_packed(packable):
+def test_a_packed_model_shares_the_memory_of_what_is_not_packed(packable):
     model = packable()
     own = dict(model.named_parameters())
     packed = dict(pack(model).named_parameters())
-    assert all(weight is own[name] for name, weight in packed.items())
+    assert all(weight.data_ptr() == own[name].data_ptr() for name, weight in packed.items())
     assert "backbone.vocab_embed.embedding" in packed
     assert "backbone.blocks.0.mlp.0.weight" not in packed
 
@@ -118,6 +118,32 @@ def test_a_packed_model_is_not_saved(packable, tmp_path):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda packed: packed.bfloat16(),
+        lambda packed: packed.to(torch.float64),
+        lambda packed: packed.to("meta"),
+        lambda packed: packed.resize_token_embeddings(13),
+        lambda packed: packed(texts(), labels=texts(seed=1) % 10),
+    ],
+    ids=["cast", "to", "move", "resize", "train"],
+)
+def test_a_packed_model_is_for_sampling_only(packable, change):
+    packed = pack(packable())
+    with torch.enable_grad(), pytest.raises(ValueError, match="a packed model cannot be"):
+        change(packed)
+    assert packed.float() is packed  # what changes nothing is no change
+    with torch.no_grad():
+        assert packed(texts(), labels=texts(seed=1) % 10).loss.isfinite()
+
+
+def test_what_is_done_to_a_packed_model_does_not_reach_the_other(packable):
+    model = packable()
+    model.for_inference().requires_grad_(False)
+    assert all(weight.requires_grad for weight in model.parameters())
+
+
 def test_a_copy_of_a_packed_model_outlives_it(packable):
     packed = pack(packable())
     expected = packed.scores(packed.hidden(texts()))

@@ -49,7 +49,9 @@ def test_exporting_leaves_the_mode_of_the_model(random_model):
     assert torch.equal(program(texts(2)), program(texts(2)))  # without dropout
 
 
-@pytest.mark.parametrize("sizes", [{"batch": 0}, {"length": 13}, {"length": -1}], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [{"batch": 0}, {"length": 13}, {"length": 0}, {"length": -1}], ids=str
+)
 def test_sizes_that_cannot_be_are_refused(random_model, sizes):
     with pytest.raises(ValueError, match=r"length in \[1, 12\]"):
         export_program(random_model(), **sizes)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, GenerationConfig
 
 from sdtt.models.export import add_code, save_with_code
 from sdtt.models.fold import fold
@@ -157,6 +157,8 @@ def test_the_file_needs_torch_transformers_and_numpy_alone():
         ({"sampler": "confidence"}, "sampler must be one of dilated, ancestral"),
         ({"input_ids": torch.zeros(1, 13, dtype=torch.long)}, "a prompt of 13 tokens"),
         ({"max_length": 13}, "a text of 13"),
+        ({"batch_size": 0}, "a batch of at least 1, got 1, 0"),
+        ({"num_return_sequences": 0}, "needs texts .* got 0, 16"),
     ],
     ids=str,
 )
@@ -177,6 +179,34 @@ def test_it_takes_what_a_tokenizer_gives():
         model.generate(ids, attention_mask=torch.tensor([[1, 1, 0]]))
     with pytest.raises(ValueError, match="exclude each other"):
         model.generate(ids, max_new_tokens=4, max_length=7)
+
+
+@pytest.mark.parametrize("saved", [{"seed": 7}, {"max_length": 9}, {"max_new_tokens": 4}], ids=str)
+def test_what_is_saved_counts_as_it_does_with_sdtt(random_model, tmp_path, saved):
+    ours = random_model()
+    ours.generation_config = DiffusionGenerationConfig(steps=3, batch_size=2, **saved)
+    save_with_code(ours, tmp_path)
+    alone = remote.MDLMForMaskedLM(
+        remote.MDLMConfig(**json.loads((tmp_path / "config.json").read_text()))
+    )
+    alone.load_state_dict(ours.state_dict())
+    alone.generation_config = GenerationConfig.from_pretrained(tmp_path)
+    for ids in (None, torch.tensor([[1, 2, 4]])):
+        due = ours.generate(ids, num_return_sequences=3, return_dict_in_generate=False)
+        assert torch.equal(alone.generate(ids, num_return_sequences=3), due)
+
+
+def test_a_number_of_texts_with_which_transformers_loads_nothing_is_not_saved(
+    random_model, tmp_path
+):
+    model = random_model()
+    model.generation_config = DiffusionGenerationConfig(num_return_sequences=3)
+    with pytest.raises(ValueError, match="has num_return_sequences=3, with which"):
+        save_with_code(model, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="has num_return_sequences=3, with which"):
+        add_code(tmp_path / "model")
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,19 @@ def test_an_unknown_setting_is_met_with_the_nearest():
         ({"max_length": 0}, "max_length must be at least 1, got 0"),
         ({"max_new_tokens": -1}, "max_new_tokens must be at least 0, got -1"),
         ({"num_return_sequences": 0}, "num_return_sequences must be at least 1, got 0"),
+        ({"num_return_sequences": True}, "num_return_sequences must be a whole number, got True"),
+        ({"max_length": 3.7}, "max_length must be a whole number, got 3.7"),
+        ({"steps": "3"}, "steps must be a whole number, got '3'"),
+        ({"steps": 3.5}, "steps must be a whole number, got 3.5"),
+        ({"seed": "a"}, "seed must be a whole number, got 'a'"),
+        ({"top_k": 2.5}, "top_k must be a whole number, got 2.5"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number, got 2.5"),
+        ({"temperature": "hot"}, "temperature must be a number, got 'hot'"),
+        ({"temperature": True}, "temperature must be a number, got True"),
+        ({"compile": 1}, "compile must be true or false, got 1"),
+        ({"sampler": 3}, "sampler must be a name, got 3"),
+        ({"banned": 5}, "banned must be a list of whole numbers, got 5"),
+        ({"banned": [1, "a"]}, r"banned must be a list of whole numbers, got .*'a'"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused(settings, says):
@@ -319,6 +332,24 @@ def test_samples_of_a_prompt_stand_one_after_the_other_and_differ():
     ids = network().generate(torch.tensor([[2, 3], [4, 5]]), num_return_sequences=3).sequences
     assert ids[:, :2].tolist() == [[2, 3]] * 3 + [[4, 5]] * 3
     assert len(ids.unique(dim=0)) == 6
+
+
+@pytest.mark.parametrize(
+    ("forced", "says"),
+    [
+        ([[0, 3], [0, 4]], "forced_tokens names place 0 twice"),
+        ({0.7: 3}, "must be pairs of a place and an id"),
+        ([[0, 1.5]], "must be pairs of a place and an id"),
+    ],
+)
+def test_forced_tokens_that_cannot_be_are_refused(forced, says):
+    with pytest.raises(ValueError, match=says):
+        network().generate(forced_tokens=forced)
+
+
+def test_padding_is_an_id_of_the_vocabulary():
+    with pytest.raises(ValueError, match=r"pad_token_id must lie in \[0, .*\), got 99"):
+        network().generate(pad_token_id=99)
 
 
 def test_forced_tokens_stand_at_their_places_from_either_end():

@@ -92,7 +92,8 @@ def attention_by_heads(
         few = slice(text, text + texts), slice(head, head + together)
         scores = query[few] @ key[few].transpose(-1, -2)
         if hidden is not None:
-            scores[..., first:].masked_fill_(hidden[few[0]], float("-inf"))
+            # not -inf: a text of padding alone would have no law, and nan is not left out of means
+            scores[..., first:].masked_fill_(hidden[few[0]], torch.finfo(scores.dtype).min)
         torch.softmax(scores, -1, out=scores)
         torch.matmul(scores, value[few], out=out[few])
     return out.transpose(1, 2), None

@@ -21,6 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sdtt.diffusion.denoiser import Head
+from sdtt.diffusion.tiled import tiled_cross_entropy
 from sdtt.models.attention import (
     ROTARY_BASE,
     Asked,
@@ -195,7 +196,8 @@ class Block(GradientCheckpointingLayer):
     ) -> Tensor:
         batch, length, width = x.shape
         if asked is None:
-            qkv = self.attn_qkv(x).view(batch, length, 3, -1, self.head_width)
+            heads = width // self.head_width
+            qkv = self.attn_qkv(x).view(batch, length, 3, heads, self.head_width)
             query, key, value = qkv.permute(2, 0, 3, 1, 4)
             query, key = self.rotate(query, *angles), self.rotate(key, *angles)
         else:
@@ -241,8 +243,9 @@ class Block(GradientCheckpointingLayer):
         batch, length, width = x.shape
         rows = x.flatten(0, 1)[asked.padded]  # B R D
         query = part_of(self.attn_qkv, 0, rows)
-        query = query.view(batch, -1, width // self.head_width, self.head_width).transpose(1, 2)
-        pair = part_of(self.attn_qkv, 1, x).view(batch, length, 2, -1, self.head_width)
+        heads = width // self.head_width
+        query = query.unflatten(-1, (heads, self.head_width)).transpose(1, 2)
+        pair = part_of(self.attn_qkv, 1, x).view(batch, length, 2, heads, self.head_width)
         key, value = pair.permute(2, 0, 3, 1, 4)
         places = asked.padded % length
         own = [of_places(part.squeeze(-3), places).unsqueeze(1) for part in angles]
@@ -326,7 +329,8 @@ class Backbone(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Where weights go elsewhere, memory that is kept for caches goes."""
         self.lent_memory = LentMemory()
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        applied: nn.Module = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return applied
 
     @property
     def is_compiled(self) -> bool:
@@ -445,6 +449,34 @@ class BlocksModel(PreTrainedModel):
         self._packed_head: PackedLinear | None = None
         self.post_init()  # type: ignore[no-untyped-call]
 
+    accepts_loss_kwargs = True
+    """``forward`` takes ``num_items_in_batch``: what transformers' Trainer asks."""
+
+    def loss_of(
+        self,
+        hidden: Float[Tensor, "N D"],
+        targets: Int[Tensor, " N"],
+        items: Tensor | int | None = None,
+    ) -> Float[Tensor, ""]:
+        """The cross-entropy of rows, summed over those with a target and divided.
+
+        Args:
+            hidden: Rows that the head takes.
+            targets: Ids, -100 where there is none.
+            items: By how many; by that of the targets if None.
+
+        Raises:
+            ValueError: If the model is packed, and a gradient is wanted.
+        """
+        if self.is_packed and torch.is_grad_enabled():
+            raise ValueError("a packed model cannot be trained: train the model it was made of")
+        asked = (targets != -100).nonzero().squeeze(-1)
+        ones = torch.ones(asked.shape, device=hidden.device)
+        total = tiled_cross_entropy(
+            hidden[asked], self.head, targets[asked], ones, excluded_ids=self.excluded_ids
+        )
+        return total / (max(len(asked), 1) if items is None else items)
+
     def scores(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "N K"]:
         """The head of hidden rows, one column for every id."""
         result: Tensor = (self._packed_head or self.backbone.output_layer.linear)(h)
@@ -510,8 +542,10 @@ class BlocksModel(PreTrainedModel):
             The token embedding.
 
         Raises:
-            ValueError: If MASK would have no row, or the rows would be padded.
+            ValueError: If MASK would have no row, the rows would be padded, or the model is packed.
         """
+        if self.is_packed:
+            raise ValueError("a packed model cannot be resized: resize the model it was made of")
         if pad_to_multiple_of is not None:
             raise ValueError(
                 f"pad_to_multiple_of={pad_to_multiple_of} would add ids that no tokenizer makes, "
@@ -520,6 +554,22 @@ class BlocksModel(PreTrainedModel):
         if new_num_tokens is not None and new_num_tokens != self.config.vocab_size:
             resize_vocabulary(self, new_num_tokens, mean_resizing=mean_resizing)
         return self.get_input_embeddings()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        """What casts and moves a module.
+
+        Raises:
+            ValueError: If the model is packed, and would change.
+        """
+        if self.is_packed:
+            probe = torch.empty(0, dtype=self.dtype, device=self.device)
+            after = fn(probe)
+            if (after.dtype, after.device) != (probe.dtype, probe.device):
+                raise ValueError(
+                    "a packed model cannot be cast or moved: its weights lie in the order of this "
+                    "machine; cast the model it was made of, and pack that"
+                )
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding."""

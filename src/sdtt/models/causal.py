@@ -11,9 +11,9 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from sdtt.diffusion.denoiser import without
-from sdtt.diffusion.tiled import tiled_cross_entropy
 from sdtt.models.blocks import BlocksModel
 from sdtt.models.config import BlocksConfig
+from sdtt.models.contract import check_ids, check_labels
 from sdtt.models.mdlm import Objective
 
 
@@ -57,6 +57,7 @@ class CausalLM(BlocksModel, GenerationMixin):
         *,
         rows: Int[Tensor, " N"] | None = None,
         objective: Objective | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **_: Any,
     ) -> CausalLMOutputWithPast:
         """The transformers contract (labels are shifted inside), or an objective of some rows.
@@ -71,7 +72,20 @@ class CausalLM(BlocksModel, GenerationMixin):
             logits_to_keep: Only the last this many positions get logits; all if 0.
             rows: With ``objective``: the flat indices whose hidden rows it gets.
             objective: A function of (hidden rows, head) that gives a loss, called in here.
+            num_items_in_batch: Targets of the whole update, by which transformers' Trainer has
+                their sum divided, so that accumulation changes no gradient.
+
+        Raises:
+            ValueError: If there is no token, there are too many, or labels are not like the ids.
         """
+        check_ids(input_ids)
+        limit = self.config.model_length + 1  # BOS and a text
+        if input_ids.shape[1] > limit:
+            raise ValueError(
+                f"{input_ids.shape[1]} tokens are more than the model's {limit}: BOS and a text of "
+                f"{limit - 1}"
+            )
+        check_labels(self, labels, input_ids)
         cache = past_key_values
         if objective is not None:
             hidden = self._hidden(input_ids, attention_mask, position_ids, None, rows)
@@ -81,7 +95,10 @@ class CausalLM(BlocksModel, GenerationMixin):
         hidden = self._hidden(input_ids, attention_mask, position_ids, cache)
         batch, length = input_ids.shape
         hidden = hidden.view(batch, length, -1)
-        loss = None if labels is None else self._loss(hidden, labels)
+        loss = None
+        if labels is not None:  # what is behind the last token is nobody's target
+            before, behind = hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+            loss = self.loss_of(before, behind, num_items_in_batch)
         kept = hidden[:, -logits_to_keep:] if logits_to_keep else hidden
         scores = self.scores(kept.flatten(0, 1)).view(batch, kept.shape[1], -1)
         return CausalLMOutputWithPast(
@@ -111,15 +128,3 @@ class CausalLM(BlocksModel, GenerationMixin):
         )
         hidden: Tensor = self.backbone(ids, positions, mask, rows, cache)
         return hidden
-
-    def _loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        targets = labels[:, 1:].flatten()
-        asked = (targets != -100).nonzero().squeeze(-1)
-        weights = torch.full(asked.shape, 1 / max(len(asked), 1), device=hidden.device)
-        return tiled_cross_entropy(
-            hidden[:, :-1].flatten(0, 1)[asked],
-            self.head,
-            targets[asked],
-            weights,
-            excluded_ids=self.excluded_ids,
-        )

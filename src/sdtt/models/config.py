@@ -3,6 +3,7 @@
 from typing import Any, ClassVar, Literal
 
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
 SHAPE = (
     *("vocab_size", "model_length", "hidden_dim", "n_blocks", "n_heads", "conditioning"),
@@ -68,11 +69,12 @@ class BlocksConfig(PreTrainedConfig):
             if self.time_conditioning:
                 self.conditioning = "time"
         self.time_conditioning |= self.conditioning == "time"
-        if self.mask_token_id is None:
+        if self.mask_token_id is None and type(self.vocab_size) is int:
             self.mask_token_id = self.vocab_size - 1
         self.return_dict = True  # published configs say false, which breaks callers
         kwargs.pop("auto_map", None)  # this class needs no remote code
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+        self._check_numbers()
         self._check()
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,7 +88,23 @@ class BlocksConfig(PreTrainedConfig):
         """The fields that a masked and a causal model of one shape share."""
         return {name: getattr(self, name) for name in SHAPE}
 
+    def _check_numbers(self) -> None:
+        for name in ("vocab_size", "model_length", "hidden_dim", "n_blocks", "n_heads"):
+            value, least = getattr(self, name), 2 if name == "vocab_size" else 1
+            if type(value) is not int or value < least:
+                raise ValueError(f"{name} must be a whole number from {least} on, got {value!r}")
+        if self.cond_dim is not None and (type(self.cond_dim) is not int or self.cond_dim < 0):
+            raise ValueError(f"cond_dim must be a whole number, such as 128, got {self.cond_dim!r}")
+        if type(self.mask_token_id) is not int or not 0 <= self.mask_token_id < self.vocab_size:
+            raise ValueError(
+                f"mask_token_id must lie in [0, {self.vocab_size}), got {self.mask_token_id!r}"
+            )
+        if type(self.dropout) not in (int, float) or not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout!r}")
+
     def _check(self) -> None:
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"unknown hidden_act {self.hidden_act!r}; 'gelu' is one")
         if self.hidden_dim % (2 * self.n_heads):
             raise ValueError(
                 f"hidden_dim must be a multiple of 2 * n_heads (rotary positions), "
@@ -115,9 +133,3 @@ class BlocksConfig(PreTrainedConfig):
                 "attention='reveal_causal' does not go with conditioning='time': what is kept of a "
                 "token must not change with the time"
             )
-        if not 0 <= (self.mask_token_id or 0) < self.vocab_size:
-            raise ValueError(
-                f"mask_token_id must lie in [0, {self.vocab_size}), got {self.mask_token_id}"
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")

@@ -9,6 +9,11 @@ from torch import nn
 Model = TypeVar("Model", bound=nn.Module)
 
 
+def shared(weight: nn.Parameter) -> nn.Parameter:
+    """A parameter of the same memory: a cast of one of the two leaves the other as it is."""
+    return nn.Parameter(weight.detach(), requires_grad=weight.requires_grad)
+
+
 def copy_with(model: Model, weight: Callable[[nn.Parameter], nn.Parameter]) -> Model:
     """A copy of the model's structure, buffers and config, with parameters made one at a time.
 

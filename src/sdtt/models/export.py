@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from sdtt.models.attention import ROTARY_BASE
 from sdtt.models.blocks import SINUSOID_WIDTH
@@ -225,6 +226,7 @@ def _config(config: MDLMConfig, layout: str, dtype: torch.dtype) -> dict[str, An
         "auto_map": PUBLISHED_CODE,
         "model_type": config.model_type,
         "vocab_size": config.vocab_size,
+        "mask_token_id": config.mask_token_id,  # which the reference does not read, and we do
         "model_length": config.model_length,
         "hidden_dim": config.hidden_dim,
         "cond_dim": cond_dim,
@@ -241,8 +243,18 @@ def _config(config: MDLMConfig, layout: str, dtype: torch.dtype) -> dict[str, An
 def save_with_code(model: MDLMForMaskedLM, folder: Path) -> None:
     """``save_pretrained``, and the modelling file: see ``add_code``."""
     check_code(model.config)
+    _check_texts(getattr(model.generation_config, "num_return_sequences", None))
     model.save_pretrained(folder)
     add_code(folder)
+
+
+def _check_texts(count: int | None) -> None:
+    """Refuses a setting of a saved generation config with which transformers loads no model."""
+    if (count or 1) > 1:
+        raise ValueError(
+            f"generation_config has num_return_sequences={count}, with which transformers alone "
+            "does not load the model: set it to None, and give it to generate"
+        )
 
 
 def add_code(folder: Path) -> None:
@@ -265,6 +277,9 @@ def add_code(folder: Path) -> None:
             f"{config.get('model_type')!r}; write one with save_pretrained"
         )
     check_code(MDLMConfig.from_dict(config))
+    saved = folder / GENERATION_CONFIG_NAME
+    if saved.is_file():
+        _check_texts(json.loads(saved.read_text(encoding="utf-8")).get("num_return_sequences"))
     shutil.copyfile(MODELLING_FILE, folder / MODELLING_FILE.name)
     text = json.dumps(config | {"auto_map": AUTO_MAP}, indent=2, sort_keys=True) + "\n"
     path.write_text(text, encoding="utf-8")

@@ -10,10 +10,10 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import MaskedLMOutput
 
 from sdtt.diffusion.denoiser import Head, exclude, without
-from sdtt.diffusion.tiled import tiled_cross_entropy
 from sdtt.models.blocks import BlocksModel
 from sdtt.models.config import BlocksConfig
-from sdtt.models.copying import copy_with
+from sdtt.models.contract import check_arguments, check_ids, check_labels
+from sdtt.models.copying import copy_with, shared
 from sdtt.models.fold import fold
 from sdtt.models.noise_level import log_linear_level, masked_share
 from sdtt.models.pack import pack
@@ -208,7 +208,7 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
             ValueError: If there is no such attention, or it cannot be that of this network.
         """
         config = type(self.config)(**self.config.shape | {"attention": attention})
-        model = copy_with(self, lambda weight: weight)
+        model = copy_with(self, shared)
         model.config.attention = config.attention  # which every block reads, at every pass
         return model
 
@@ -248,27 +248,38 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
         objective: Objective | None = None,
         revealed: Int[Tensor, "B L"] | None = None,
         in_order: bool = False,
-        **_: Any,
-    ) -> MaskedLMOutput:
+        num_items_in_batch: Tensor | int | None = None,
+        return_dict: bool | None = None,
+        **others: Any,
+    ) -> MaskedLMOutput | tuple[Tensor, ...]:
         """The transformers contract, or an objective of some rows.
 
         Args:
             input_ids: Token ids, MASK among them.
             attention_mask: True or 1 where a token is real.
-            labels: Targets, -100 where there is none; the loss is their mean cross-entropy.
+            labels: Targets, clean tokens or -100 where there is none; the loss is their mean
+                cross-entropy.
             t: See ``hidden``.
             rows: With ``objective``: the flat indices whose hidden rows it gets.
             objective: A function of (hidden rows, head) that gives a loss. It is called in here, so
                 that the hooks of a wrapper (DDP, FSDP) see its gradients; no logits are made.
             revealed: See ``hidden``.
             in_order: The ids are clean, and the rows those of ``hidden_in_order``.
+            num_items_in_batch: Targets of the whole update, by which transformers' Trainer has
+                their sum divided, so that accumulation changes no gradient.
+            return_dict: False for a tuple.
+            **others: What transformers hands to any model, such as ``token_type_ids``.
 
         Returns:
             ``loss`` if asked for, and ``logits`` (B, L, vocab_size), -inf at excluded ids.
 
         Raises:
-            ValueError: If ``in_order`` is asked for without ``revealed``; see ``hidden``.
+            ValueError: If ``in_order`` is asked for without ``revealed``, there is no token, labels
+                are not like the ids, or an argument is of what is not done here; see ``hidden``.
         """
+        check_arguments(self, others)
+        check_ids(input_ids)
+        check_labels(self, labels, input_ids)
         asked_rows = None if objective is None else rows
         if in_order:
             if revealed is None:
@@ -283,18 +294,12 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
             return MaskedLMOutput(loss=objective(hidden, self.head))
         loss = None
         if labels is not None:
-            asked = (labels.flatten() != -100).nonzero().squeeze(-1)
-            weights = torch.full(asked.shape, 1 / max(len(asked), 1), device=hidden.device)
-            loss = tiled_cross_entropy(
-                hidden[asked],
-                self.head,
-                labels.flatten()[asked],
-                weights,
-                excluded_ids=self.excluded_ids,
-            )
-        scores = self.scores(hidden)
-        scores = without(scores, self.excluded_ids)
-        return MaskedLMOutput(loss=loss, logits=scores.view(*input_ids.shape, -1))
+            loss = self.loss_of(hidden, labels.flatten(), num_items_in_batch)
+        scores = without(self.scores(hidden), self.excluded_ids)
+        output = MaskedLMOutput(
+            loss=loss, logits=scores.view(*input_ids.shape, self.config.vocab_size)
+        )
+        return output.to_tuple() if return_dict is False else output
 
 
 class CachedMDLM:

@@ -1,6 +1,5 @@
 """Lays the weights of a model out for the matrix kernels of a CPU."""
 
-import copy
 from typing import Any, TypeVar
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from sdtt.models.attention import rotate_pairs
 from sdtt.models.blocks import BlocksModel
+from sdtt.models.copying import copy_with, shared
 from sdtt.models.linear import FUSED, PackedLinear
 from sdtt.models.placement import is_plain
 from sdtt.models.precision import in_multiplied_dtype, multiplies
@@ -58,8 +58,7 @@ def pack(model: Model) -> Model:
     model = in_multiplied_dtype(model)
     if not can_pack(model):
         return model
-    memo = {id(p): p for p in model.parameters()}  # what is not packed is shared
-    packed: Any = copy.deepcopy(model, memo)
+    packed: Any = copy_with(model, shared)  # what is not packed lies in memory once
     activation = model.config.hidden_act
     for index, block in enumerate(packed.backbone.blocks):
         width = model.config.hidden_dim

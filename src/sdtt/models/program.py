@@ -37,7 +37,7 @@ def export_program(
     Raises:
         ValueError: If the model is packed, or a size out of range.
     """
-    length = length or model.config.model_length
+    length = model.config.model_length if length is None else length
     if model.is_packed:
         raise ValueError("a packed model cannot be exported: export the model that it was made of")
     if not 1 <= length <= model.config.model_length or (batch is not None and batch < 1):

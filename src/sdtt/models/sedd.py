@@ -174,7 +174,7 @@ class SEDDForMaskedLM(MDLMForMaskedLM):
         model.train(self.training)
         return model
 
-    def forward(self, *arguments: Any, **options: Any) -> MaskedLMOutput:
+    def forward(self, *arguments: Any, **options: Any) -> MaskedLMOutput | tuple[Tensor, ...]:
         """The transformers contract, see ``MDLMForMaskedLM.forward``; objectives are refused.
 
         Raises:

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from os import PathLike
 from typing import Any
 
@@ -18,7 +19,7 @@ from transformers.utils.generic import ModelOutput
 from sdtt.sampling.canvas import Canvas, check_ids, force, ragged_canvas
 from sdtt.sampling.generate import sample
 from sdtt.sampling.reveal import Step
-from sdtt.sampling.settings import OF_SAMPLERS, SAMPLERS, SamplerName, SampleSettings
+from sdtt.sampling.settings import OF_SAMPLERS, SAMPLERS, SamplerName, SampleSettings, check_kinds
 from sdtt.sampling.text_settings import pad_id_for, pairs_of, stop_ids_for
 
 _logger = logging.get_logger(__name__)
@@ -73,10 +74,15 @@ class DiffusionGenerationConfig(GenerationConfig):
         Raises:
             ValueError: If a value is out of its range.
         """
+        check_kinds(self._given())
         SampleSettings(**{"sampler": self._some_sampler()} | self._given())
         for name, least in (("max_length", 1), ("max_new_tokens", 0), ("num_return_sequences", 1)):
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value is None:
+                continue
+            if not isinstance(value, Integral) or isinstance(value, bool):
+                raise ValueError(f"{name} must be a whole number, got {value!r}")
+            if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
 
     def sample_settings(self, **given: Any) -> SampleSettings:
@@ -100,7 +106,7 @@ class DiffusionGenerationConfig(GenerationConfig):
     def _given(self) -> dict[str, Any]:
         given = {name: getattr(self, name) for name in SAMPLE_FIELDS}
         given = {name: value for name, value in given.items() if value is not None}
-        if "banned" in given:
+        if isinstance(given.get("banned"), list):
             given["banned"] = tuple(given["banned"])
         return given
 

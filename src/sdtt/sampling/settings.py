@@ -4,7 +4,9 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, get_args
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sdtt.diffusion.categorical import Transform
 from sdtt.diffusion.noise import SCHEDULES
@@ -122,6 +124,7 @@ class SampleSettings:
 
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
+        check_kinds({each.name: getattr(self, each.name) for each in dataclasses.fields(self)})
         self.transform()
         self.chosen()
         if self.batch_size is not None and self.batch_size < 1:
@@ -162,6 +165,48 @@ class SampleSettings:
         return common | dataclasses.asdict(settings) | {"draw_dtype": "float64"}
 
 
+def check_kinds(given: Mapping[str, Any]) -> None:
+    """Refuses values of another kind than that of their setting, such as "3" steps.
+
+    Args:
+        given: By the names of ``SampleSettings``; others are left to those who know them.
+
+    Raises:
+        ValueError: Naming the first.
+    """
+    for name, value in given.items():
+        kind = KINDS.get(name)
+        if kind is not None and value is not None and not _is(value, kind):
+            raise ValueError(f"{name} must be {WANTED[kind][1]}, got {value!r}")
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Whether a value is of a kind; true is no number, and a list one of numbers."""
+    if kind is tuple:
+        return isinstance(value, (list, tuple)) and all(_is(each, int) for each in value)
+    return isinstance(value, WANTED[kind][0]) and isinstance(value, bool) == (kind is bool)
+
+
+def _kinds() -> Iterator[tuple[str, type]]:
+    """The kind of each setting, by its annotation."""
+    for name, hint in get_type_hints(SampleSettings).items():
+        union = get_origin(hint) in (Union, UnionType)
+        (one,) = [each for each in (get_args(hint) if union else (hint,)) if each is not NoneType]
+        yield name, {Literal: str, tuple: tuple}.get(get_origin(one), one)
+
+
+KINDS = dict(_kinds())
+
+WANTED: Mapping[type, tuple[type, str]] = {
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    bool: (bool, "true or false"),
+    str: (str, "a name"),
+    tuple: (tuple, "a list of whole numbers"),
+}
+"""What a value is to be an instance of, and how that is said; numpy's numbers are such too."""
+
+
 def settings_for(model: object, given: Mapping[str, Any]) -> SampleSettings:
     """The given settings; what they leave open as the model's generation config says, if it does.
 
@@ -172,6 +217,7 @@ def settings_for(model: object, given: Mapping[str, Any]) -> SampleSettings:
     Raises:
         ValueError: If one is unknown, lies outside its range, or does not belong to the sampler.
     """
+    check_kinds(given)
     merged = getattr(getattr(model, "generation_config", None), "sample_settings", None)
     return SampleSettings(**given) if merged is None else merged(**given)
 

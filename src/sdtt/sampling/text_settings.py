@@ -1,7 +1,8 @@
 """What a text is to be: how many, how long, what stands in it, what ends it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 from sdtt.sampling.canvas import pad_id_of
@@ -92,13 +93,14 @@ def pad_id_for(model: Any, config: Any) -> int:
     pad = getattr(config, "pad_token_id", None)
     if pad is None:
         return pad_id_of(model)
-    return int(pad[0] if isinstance(pad, list | tuple) else pad)
+    pad = int(pad[0] if isinstance(pad, list | tuple) else pad)
+    if not 0 <= pad < model.config.vocab_size:
+        raise ValueError(f"pad_token_id must lie in [0, {model.config.vocab_size}), got {pad}")
+    return pad
 
 
-def pairs_of(
-    forced: Mapping[int | str, int] | Sequence[Sequence[int]] | None,
-) -> dict[int, int]:
-    """Place to id; keys that were saved are strings, for JSON has no others.
+def pairs_of(forced: Any) -> dict[int, int]:
+    """Place to id, of a mapping or of pairs; saved keys are strings, for JSON has no others.
 
     Raises:
         ValueError: If they are no pairs.
@@ -106,9 +108,18 @@ def pairs_of(
     if forced is None:
         return {}
     try:
-        pairs = forced.items() if isinstance(forced, Mapping) else forced
-        return {int(place): int(token) for place, token in pairs}
+        given = forced.items() if isinstance(forced, Mapping) else forced
+        pairs = [(_whole(place), _whole(token)) for place, token in given]
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"forced_tokens must be pairs of a place and an id, got {forced}"
         ) from error
+    places = [place for place, _ in pairs]
+    twice = [place for place in places if places.count(place) > 1]
+    if twice:
+        raise ValueError(f"forced_tokens names place {twice[0]} twice: one token stands there")
+    return dict(pairs)
+
+
+def _whole(value: Any) -> int:
+    return int(value) if isinstance(value, str) else index(value)

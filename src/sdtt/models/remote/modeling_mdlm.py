@@ -221,11 +221,19 @@ class MDLMForMaskedLM(PreTrainedModel, GenerationMixin):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **_: Any,
     ) -> MaskedLMOutput:
-        """Logits (B, L, V) of ids (B, L), and the mean cross-entropy of labels other than -100."""
+        """Logits (B, L, V) of ids (B, L), and the mean cross-entropy of labels other than -100.
+
+        Of ``num_items_in_batch`` targets, where transformers' Trainer says so of a whole update.
+        """
         logits = self.logits(self.hidden(input_ids, attention_mask))
-        loss = None if labels is None else functional.cross_entropy(logits.mT.float(), labels)
+        loss = None
+        if labels is not None:
+            total = functional.cross_entropy(logits.mT.float(), labels, reduction="sum")
+            own = (labels != -100).sum().clamp_min(1)
+            loss = total / (own if num_items_in_batch is None else num_items_in_batch)
         return MaskedLMOutput(loss=loss, logits=logits)
 
     @torch.no_grad()
@@ -237,13 +245,15 @@ class MDLMForMaskedLM(PreTrainedModel, GenerationMixin):
         steps: int | None = None,
         sampler: str | None = None,
         temperature: float | None = None,
-        num_return_sequences: int = 1,
+        num_return_sequences: int | None = None,
         max_length: int | None = None,
         max_new_tokens: int | None = None,
-        seed: int = 0,
-        batch_size: int = 16,
+        seed: int | None = None,
+        batch_size: int | None = None,
     ) -> Tensor:
         """Samples texts; with sdtt the same settings give the same texts.
+
+        What is not given is taken from generation_config.json.
 
         Args:
             input_ids: (B, P): prompts, each followed by MASK up to ``max_length``; where they hold
@@ -253,11 +263,11 @@ class MDLMForMaskedLM(PreTrainedModel, GenerationMixin):
             sampler: "dilated": a step reveals positions ``steps`` places apart; "ancestral": those
                 that the diffusion process reveals, at random.
             temperature: Of the law, p^(1 / temperature); 1 by default.
-            num_return_sequences: Samples of each prompt, one after the other.
+            num_return_sequences: Samples of each prompt, one after the other; 1 by default.
             max_length: Tokens of a text, the prompt included; the model's length by default.
             max_new_tokens: Instead of it: tokens behind the prompt.
-            seed: Sample i is a function of the seed, i and its prompt.
-            batch_size: Texts a pass; changes no text.
+            seed: Sample i is a function of the seed, i and its prompt; 0 by default.
+            batch_size: Texts a pass, 16 by default; changes no text.
 
         Returns:
             Token ids (B * num_return_sequences, L).
@@ -265,25 +275,30 @@ class MDLMForMaskedLM(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: If a setting is out of its range, or the model asks for another sampler.
         """
-        saved = self.generation_config
-        for name, without in NOT_HERE.items():
-            if getattr(saved, name, None) not in (None, *without):
-                value = getattr(saved, name)
-                raise ValueError(f"{name}={value!r} of generation_config.json needs sdtt")
-        steps = first_given(steps, getattr(saved, "steps", None), STEPS)
-        sampler = sampler or getattr(saved, "sampler", None) or "dilated"
-        temperature = first_given(temperature, getattr(saved, "temperature", None), 1.0)
+        saved = self.generation_config.to_diff_dict()  # without the defaults of other decoding
+        check_saved(saved)
+        if max_length is None and max_new_tokens is None:
+            max_length = saved.get("max_length")
+            max_new_tokens = saved.get("max_new_tokens")
+        steps = first_given(steps, saved.get("steps"), STEPS)
+        sampler = sampler or saved.get("sampler") or "dilated"
+        temperature = first_given(temperature, saved.get("temperature"), 1.0)
+        count = first_given(num_return_sequences, saved.get("num_return_sequences"), 1)
+        seed = first_given(seed, saved.get("seed"), 0)
+        batch_size = first_given(batch_size, saved.get("batch_size"), 16)
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
         if steps < 1 or not 0 < temperature < float("inf"):
             raise ValueError(f"needs steps >= 1 and temperature > 0, got {steps}, {temperature}")
+        if count < 1 or batch_size < 1:
+            raise ValueError(f"needs texts and a batch of at least 1, got {count}, {batch_size}")
         if attention_mask is not None and not bool(attention_mask.all()):
             raise ValueError("prompts with padding need sdtt: give prompts of one length")
         if max_new_tokens is not None:
             if max_length is not None:
                 raise ValueError("max_length and max_new_tokens exclude each other: give one")
             max_length = max_new_tokens + (0 if input_ids is None else input_ids.shape[1])
-        texts = self.canvas(input_ids, max_length).repeat_interleave(num_return_sequences, 0)
+        texts = self.canvas(input_ids, max_length).repeat_interleave(count, 0)
         for first in range(0, len(texts), batch_size):
             part = texts[first : first + batch_size]
             names = range(first, first + len(part))
@@ -353,6 +368,14 @@ NOT_HERE: dict[str, tuple[Any, ...]] = {
     "stop_at_eos": (False,),
 }
 """Settings that sdtt has and this file does not, and their values that ask for nothing."""
+
+
+def check_saved(saved: dict[str, Any]) -> None:
+    """Refuses a generation config that asks for what is not here."""
+    for name, without in NOT_HERE.items():
+        value = saved.get(name)
+        if value not in (None, *without):
+            raise ValueError(f"{name}={value!r} of generation_config.json needs sdtt")
 
 
 def draw(logits: Tensor, v: Tensor) -> Tensor:
