@@ -252,8 +252,8 @@ MUTANTS = [
     Mutant(
         "new ids begin as the sum of the old",
         "models/resize.py",
-        "others.double().mean(0)",
-        "others.double().sum(0)",
+        "torch.float64).mean(0)",
+        "torch.float64).sum(0)",
         (RESIZE + "a_new_id_is_at_most_as_likely_as_an_old_one_is_on_average",),
     ),
     Mutant(
@@ -643,7 +643,7 @@ MUTANTS = [
     Mutant(
         "samplers forget when a token was revealed",
         "sampling/network.py",
-        "self._order.view(-1)[there] = self._puts",
+        "self._order.view(-1).index_fill_(0, there, self._puts)",
         "pass",
         (CACHE + "a_cache_changes_no_law",),
     ),
@@ -1174,8 +1174,8 @@ MUTANTS = [
     Mutant(
         "all rows are one tile",
         "diffusion/tiled.py",
-        "_slices(len(hidden), max(1, TILE_ELEMENTS // columns))",
-        "_slices(len(hidden), max(1, len(hidden)))",
+        "size = max(1, tile_numbers(TILE_ELEMENTS, hidden.device) // columns)",
+        "size = max(1, len(hidden))",
         (TILED + "no_tensor_is_larger_than_a_tile_or_the_head",),
     ),
     Mutant(
@@ -1724,8 +1724,8 @@ MUTANTS = [
     Mutant(
         "asked rows have the condition of the first text",
         "models/blocks.py",
-        "return [part.squeeze(1)[text.to(part.device)] for part in parts]",
-        "return [part.squeeze(1)[0 * text.to(part.device)] for part in parts]",
+        "return [part.squeeze(1)[there] for part in parts]",
+        "return [part.squeeze(1)[0 * there] for part in parts]",
         (TIME + "asked_rows_have_the_condition_of_their_text",),
     ),
     Mutant(
@@ -2377,7 +2377,7 @@ MUTANTS = [
     Mutant(
         "attention by heads lets padding be seen",
         "models/attention.py",
-        'scores[..., first:].masked_fill_(hidden[few[0]], float("-inf"))',
+        "scores[..., first:].masked_fill_(hidden[few[0]], torch.finfo(scores.dtype).min)",
         "pass",
         (ROWS + "attention_by_heads_is_attention",),
     ),
@@ -2405,9 +2405,9 @@ MUTANTS = [
     Mutant(
         "packing copies what it does not pack",
         "models/pack.py",
-        "packed: Any = copy.deepcopy(model, memo)",
-        "packed: Any = copy.deepcopy(model)",
-        (PACK + "a_packed_model_shares_what_is_not_packed",),
+        "packed: Any = copy_with(model, shared)",
+        "packed: Any = copy_with(model, lambda weight: nn.Parameter(weight.clone()))",
+        (PACK + "a_packed_model_shares_the_memory_of_what_is_not_packed",),
     ),
     Mutant(
         "a copy of a compiled model keeps the compiled trunk",
@@ -2881,7 +2881,7 @@ MUTANTS = [
     Mutant(
         "a rollout projects all its rows at once",
         "diffusion/rollout.py",
-        "size = max(1, TILE_NUMBERS // teacher.head.weight.shape[0])",
+        "size = max(1, tile_numbers(TILE_NUMBERS, hidden.device) // teacher.head.weight.shape[0])",
         "size = max(1, len(hidden))",
         (ROLLOUT + "no_more_rows_are_projected_at_once_than_a_tile_holds",),
     ),
@@ -3652,6 +3652,170 @@ MUTANTS = [
         "if torch.is_autocast_enabled(device.type) and dtype != torch.float64:",
         "if torch.is_autocast_enabled(device.type):",
         (CACHE + "a_cache_is_kept_under_autocast",),
+    ),
+    Mutant(
+        "half precisions are taken for multiplied",
+        "models/precision.py",
+        "return dtype not in asked or bool(asked[dtype]())",
+        "return True",
+        (
+            "models/test_models_precision.py::test_a_half_precision_is_multiplied_where_the_processor_says_so",
+            "training/test_training_peak.py::test_bfloat16_on_a_processor_that_emulates_it_is_told_with_the_way_out",
+            "evaluation/test_evaluation_runner.py::test_models_are_measured_in_a_dtype_that_the_processor_multiplies",
+        ),
+    ),
+    Mutant(
+        "a model is cast in its place",
+        "models/precision.py",
+        "return copy_with(model, wider)",
+        "return model.float()",
+        (
+            "models/test_models_precision.py::test_a_model_in_float32_has_the_weights_of_the_other_which_stays",
+        ),
+    ),
+    Mutant(
+        "what torch was built for is taken for an accelerator",
+        "models/placement.py",
+        "check_available=True",
+        "check_available=False",
+        (PLACEMENT + "a_torch_that_was_built_for_cuda_has_no_accelerator_without_one",),
+    ),
+    Mutant(
+        "slow products are repeated",
+        "training/peak.py",
+        "len(seconds) <= REPEATS and sum(seconds) < LONGEST",
+        "len(seconds) <= REPEATS",
+        ("training/test_training_peak.py::test_a_slow_product_is_not_repeated",),
+    ),
+    Mutant(
+        "TF32 counts as float32",
+        "training/peak.py",
+        'torch.backends.cuda.matmul.fp32_precision == "tf32"',
+        "False",
+        (
+            "training/test_training_peak.py::test_float32_products_on_a_gpu_count_as_tf32_where_they_are_rounded",
+        ),
+    ),
+    Mutant(
+        "memory that torch keeps is taken for used",
+        "sampling/generate.py",
+        "return free + kept - torch.accelerator.memory_allocated(device)",
+        "return free",
+        (CACHE + "memory_that_torch_keeps_for_later_is_there_for_a_cache",),
+    ),
+    Mutant(
+        "a report takes changed weights for the same model",
+        "report/cells.py",
+        "return record.source, record.kind, record.taught_steps, record.fingerprint",
+        "return record.source, record.kind, record.taught_steps",
+        ("report/test_report_cells.py::test_a_model_whose_weights_changed_from_run_to_run_is_two",),
+    ),
+    Mutant(
+        "an edited text is measured already",
+        "evaluation/jobs.py",
+        "files += [found for found in map(fingerprint_of_text, filter(None, texts)) if found]",
+        "del texts",
+        ("evaluation/test_evaluation_jobs.py::test_a_text_that_was_edited_makes_another_request",),
+    ),
+    Mutant(
+        "records do not tell two judges of one name apart",
+        "evaluation/runner.py",
+        "**(measured.settings or {}), **_files_of(job)}",
+        "**(measured.settings or {})}",
+        ("cli/test_cli_evaluate.py::test_the_files_of_a_judge_are_in_the_record",),
+    ),
+    Mutant(
+        "a small last batch weighs in the error as much as the others",
+        "evaluation/nelbo.py",
+        "standard_error=ratio_error(sums, sizes)",
+        "standard_error=ratio_error([s / n for s, n in zip(sums, sizes)], [1] * len(sums))",
+        (
+            "evaluation/test_evaluation_nelbo.py::test_a_last_batch_of_one_text_does_not_widen_the_error",
+        ),
+    ),
+    Mutant(
+        "a tied candidate that is left out stays in the mean of its ties",
+        "evaluation/best_of.py",
+        "others[tied] = (own.sum() - value) / (size - 1)",
+        "del value",
+        (
+            "evaluation/test_evaluation_best_of.py::test_the_error_is_that_of_leaving_each_candidate_out",
+        ),
+    ),
+    Mutant(
+        "a record that is cut in a number is refused",
+        "evaluation/records.py",
+        "(in_string or in_word or in_number)",
+        "(in_string or in_word)",
+        ("evaluation/test_evaluation_records.py::test_a_record_cut_anywhere_is_left_out",),
+    ),
+    Mutant(
+        "a path with an equals sign is cut at it",
+        "evaluation/subjects.py",
+        "if not is_named or Path(text).exists():",
+        "if not is_named:",
+        ("cli/test_cli_evaluate.py::test_a_folder_with_an_equals_sign_in_its_name_is_a_model",),
+    ),
+    Mutant(
+        "accumulation multiplies gradients of transformers' Trainer",
+        "models/blocks.py",
+        "return total / (max(len(asked), 1) if items is None else items)",
+        "return total / max(len(asked), 1)",
+        (
+            "models/test_models_contract.py::test_accumulation_changes_neither_loss_nor_gradient_of_transformers_trainer",
+        ),
+    ),
+    Mutant(
+        "a cast reaches the model that shares its memory",
+        "models/copying.py",
+        "return nn.Parameter(weight.detach(), requires_grad=weight.requires_grad)",
+        "return weight",
+        (
+            "models/test_models_contract.py::test_a_cast_of_a_model_under_another_attention_leaves_the_model",
+            PACK + "what_is_done_to_a_packed_model_does_not_reach_the_other",
+        ),
+    ),
+    Mutant(
+        "labels of another shape are taken",
+        "models/contract.py",
+        "if labels.shape != ids.shape:",
+        "if False:",
+        ("models/test_models_contract.py::test_labels_of_another_shape_are_refused",),
+    ),
+    Mutant(
+        "arguments that are not done are passed over",
+        "models/contract.py",
+        "strange = [name for name in asking if name not in HARMLESS]",
+        "strange = []",
+        ("models/test_models_contract.py::test_what_a_masked_model_does_not_do_is_refused",),
+    ),
+    Mutant(
+        "padding alone has no law",
+        "models/attention.py",
+        "masked_fill_(hidden[few[0]], torch.finfo(scores.dtype).min)",
+        'masked_fill_(hidden[few[0]], float("-inf"))',
+        ("models/test_models_contract.py::test_a_text_of_padding_alone_has_finite_logits",),
+    ),
+    Mutant(
+        "a packed model is cast",
+        "models/blocks.py",
+        "if (after.dtype, after.device) != (probe.dtype, probe.device):",
+        "if False:",
+        (PACK + "a_packed_model_is_for_sampling_only",),
+    ),
+    Mutant(
+        "the saved seed is left out without sdtt",
+        "models/remote/modeling_mdlm.py",
+        'first_given(seed, saved.get("seed"), 0)',
+        "first_given(seed, 0)",
+        ("models/test_models_remote.py::test_what_is_saved_counts_as_it_does_with_sdtt",),
+    ),
+    Mutant(
+        "a setting of another kind is taken",
+        "sampling/settings.py",
+        "if kind is not None and value is not None and not _is(value, kind):",
+        "if False:",
+        (GENERATION + "a_config_that_cannot_be_is_refused",),
     ),
 ]
 
