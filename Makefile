@@ -61,23 +61,23 @@ pair: $(PAIR)/student/finished $(PAIR)/caching/finished  ## train and measure th
 
 $(PAIR)/judge/finished: | $(FOR_TESTS)
 	@test -n "$(SDTT_DATA)" || { echo "make pair needs the text: make pair SDTT_DATA=/folder/that/holds/gutenberg"; exit 2; }
-	$(BIN)/sdtt pretrain --config $(RECIPES)/pair_judge.yaml --data "$(SHARDS)" --output $(@D) --auto-resume
+	$(BIN)/sdtt pretrain --config $(RECIPES)/pair_judge.yaml --data "$(SHARDS)" --output $(@D) --auto-resume $(PAIR_FLAGS)
 	@touch $@
 
 $(PAIR)/start/finished: $(PAIR)/judge/finished
-	$(BIN)/sdtt pretrain --config $(RECIPES)/pair_start.yaml --data "$(SHARDS)" --output $(@D) --tokenizer $(PAIR)/judge --auto-resume
+	$(BIN)/sdtt pretrain --config $(RECIPES)/pair_start.yaml --data "$(SHARDS)" --output $(@D) --tokenizer $(PAIR)/judge --auto-resume $(PAIR_FLAGS)
 	@touch $@
 
 $(PAIR)/teacher/finished: $(PAIR)/start/finished
-	$(BIN)/sdtt pretrain --config $(RECIPES)/pair_teacher.yaml --data "$(SHARDS)" --output $(@D) --init-from $(PAIR)/start --judge $(PAIR)/judge --auto-resume
+	$(BIN)/sdtt pretrain --config $(RECIPES)/pair_teacher.yaml --data "$(SHARDS)" --output $(@D) --init-from $(PAIR)/start --judge $(PAIR)/judge --auto-resume $(PAIR_FLAGS)
 	@touch $@
 
 $(PAIR)/student/finished: $(PAIR)/teacher/finished
-	$(BIN)/sdtt distill --config $(RECIPES)/pair_student.yaml --data "$(SHARDS)" --output $(@D) --model $(PAIR)/teacher --judge $(PAIR)/judge --auto-resume
+	$(BIN)/sdtt distill --config $(RECIPES)/pair_student.yaml --data "$(SHARDS)" --output $(@D) --model $(PAIR)/teacher --judge $(PAIR)/judge --auto-resume $(PAIR_FLAGS)
 	@touch $@
 
 $(PAIR)/caching/finished: $(PAIR)/teacher/finished
-	$(BIN)/sdtt pretrain --config $(RECIPES)/pair_caching.yaml --data "$(SHARDS)" --output $(@D) --init-from $(PAIR)/teacher --auto-resume
+	$(BIN)/sdtt pretrain --config $(RECIPES)/pair_caching.yaml --data "$(SHARDS)" --output $(@D) --init-from $(PAIR)/teacher --auto-resume $(PAIR_FLAGS)
 	@touch $@
 
 figure: $(FOR_TESTS)  ## the pair's table and figure, results/pair/, from its records
