@@ -2037,7 +2037,7 @@ MUTANTS = [
     Mutant(
         "pretraining takes updates that mask nothing",
         "training/pretrain.py",
-        "return int(self.taught(self.noise(places, x.shape[1])).sum())",
+        "return int(self.taught(self.noise_ahead(places, x.shape[1])).sum())",
         "return items",
         (OPTIONS + "pretraining_skips_an_update_in_which_nothing_is_masked_too",),
     ),
@@ -3816,6 +3816,13 @@ MUTANTS = [
         "if kind is not None and value is not None and not _is(value, kind):",
         "if False:",
         (GENERATION + "a_config_that_cannot_be_is_refused",),
+    ),
+    Mutant(
+        "the noise of an update is drawn twice",
+        "training/trainer.py",
+        "kept = self._ahead.pop((*places, length), None)",
+        "kept = None",
+        ("training/test_training_lengths.py::test_the_noise_of_a_micro_batch_is_drawn_once",),
     ),
 ]
 

@@ -161,6 +161,21 @@ def test_eight_micro_batches_of_one_cut_text_are_one_batch_of_eight(tmp_path, ru
         torch.testing.assert_close(one[name], eight[name], rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["masked", "distilled"])
+def test_the_noise_of_a_micro_batch_is_drawn_once(tmp_path, runs, kind, monkeypatch):
+    drawn, draw = [], trainer_module.noise_of
+
+    def counted(places, **settings):
+        drawn.append(tuple(places))
+        return draw(places, **settings)
+
+    monkeypatch.setattr(trainer_module, "noise_of", counted)
+    own = {"rounds": 2, "steps_per_round": 2} if kind == "distilled" else {"max_steps": 4}
+    size = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    trainer_of(runs, kind, tmp_path, **own, **size).train()
+    assert drawn == [(first, first + 1) for first in range(0, 16, 2)]
+
+
 @pytest.mark.parametrize("kind", ["masked", "causal"])
 def test_the_loss_of_cut_texts_is_the_mean_over_their_tokens(tmp_path, runs, kind):
     trainer = trainer_of(runs, kind, tmp_path)

@@ -203,7 +203,7 @@ class SDTTTrainer(StreamTrainer):
 
     def items(self, x: Tensor, places: list[int]) -> int:
         """Masked positions."""
-        return int(self.noise(places, x.shape[1]).masked(self.schedule).sum())
+        return int(self.noise_ahead(places, x.shape[1]).masked(self.schedule).sum())
 
     def noise(self, places: list[int], length: int) -> Noise:
         """The noise of the texts at these places of one update, in the order of its round."""
@@ -220,7 +220,8 @@ class SDTTTrainer(StreamTrainer):
     def loss_sum(self, model: nn.Module, x: Tensor, places: list[int]) -> Tensor:
         """The divergence summed over the masked positions."""
         self._follow_rounds()
-        return self._divergence_sum(model, x, self.noise(places, x.shape[1]), self.round)
+        noise = self.noise_of_loss(places, x.shape[1])
+        return self._divergence_sum(model, x, noise, self.round)
 
     def _divergence(self) -> Divergence:
         """The divergence that the config names."""

@@ -145,7 +145,7 @@ class MDLMTrainer(StreamTrainer):
 
     def lessons(self, x: Tensor, places: list[int], items: int) -> int:  # noqa: ARG002
         """Positions that have a loss."""
-        return int(self.taught(self.noise(places, x.shape[1])).sum())
+        return int(self.taught(self.noise_ahead(places, x.shape[1])).sum())
 
     def update_flops(self) -> Flops:
         """A pass and its backward pass; rows that have a loss are projected."""
@@ -165,7 +165,7 @@ class MDLMTrainer(StreamTrainer):
     def loss_sum(self, model: nn.Module, x: Tensor, places: list[int]) -> Tensor:
         """The NELBO of the texts, summed, in nats."""
         denoiser = self.accelerator.unwrap_model(self.model)
-        noise = self.noise(places, x.shape[1])
+        noise = self.noise_of_loss(places, x.shape[1])
         taught = self.taught(noise).to(x.device)
         rows = taught.flatten().nonzero().squeeze(-1)
         self.monitor.count(len(rows))

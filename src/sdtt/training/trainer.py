@@ -171,6 +171,7 @@ class StreamTrainer(ParallelTrainer, ABC):
             )
         self.skipped_updates = 0
         self._nothing_to_learn = False
+        self._ahead: dict[tuple[int, ...], Noise] = {}
         self.changes: Changes = {}
         self.guard = Guard(self)
         self.records = Records(Path(args.output_dir or "."))
@@ -247,6 +248,18 @@ class StreamTrainer(ParallelTrainer, ABC):
             variable_length=self.args.variable_length,
         )
 
+    def noise_ahead(self, places: list[int], length: int) -> Noise:
+        """``noise``, kept for the loss: what is counted before a pass is not drawn again in it."""
+        key = (*places, length)
+        if key not in self._ahead:
+            self._ahead[key] = self.noise(places, length)
+        return self._ahead[key]
+
+    def noise_of_loss(self, places: list[int], length: int) -> Noise:
+        """``noise``, as it was counted."""
+        kept = self._ahead.pop((*places, length), None)
+        return self.noise(places, length) if kept is None else kept
+
     def lengths(self, places: Sequence[int], length: int) -> Int64[Tensor, " B"]:
         """How many tokens of the texts of ``length`` at these places are no padding."""
         batch, seed, share = self.stream.batch, self.args.seed, self.args.variable_length
@@ -295,6 +308,7 @@ class StreamTrainer(ParallelTrainer, ABC):
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, Any]], device: torch.device
     ) -> Tensor:
+        self._ahead.clear()
         counts = torch.zeros(1, 2, dtype=torch.int64)
         for each in batch_samples:
             items = self.items(each["input_ids"], each["place"])
