@@ -95,8 +95,8 @@ def measure(size: str, dtype: str, batch: int, options: argparse.Namespace) -> l
     """A row for each number of steps."""
     device = accelerator() or torch.device("cpu")
     plain = network(size, DTYPES[dtype], device)
-    cached = plain.with_attention("reveal_causal").eval().for_inference()
-    whole = plain.for_inference()
+    cached = plain.with_attention("reveal_causal").eval().for_inference(keep_dtype=True)
+    whole = plain.for_inference(keep_dtype=True)
     length, speed = plain.config.model_length, options.bandwidth
     causal = pack(causal_twin(plain))
     del plain

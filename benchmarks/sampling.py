@@ -219,7 +219,7 @@ def memory(dtype: str, kind: str) -> dict[str, Any]:
 def measure_memory(kind: str, dtype: str) -> None:
     """What the child process does: two passes, and their peak beyond what was there before."""
     model = network("small", DTYPES[dtype], torch.device("cpu"))
-    model = model.for_inference()
+    model = model.for_inference(keep_dtype=True)
     with torch.no_grad():
         model.hidden(canvas_of(model, 1024)[:, :64])
     peak = Peak()
@@ -286,7 +286,7 @@ def diffusion_rows(options: argparse.Namespace, device: torch.device) -> list[di
         for dtype in options.dtypes:
             for compiled in (False, True) if options.compile else (False,):
                 model = network(size, DTYPES[dtype], device)
-                model = model.for_inference()
+                model = model.for_inference(keep_dtype=True)
                 if compiled:
                     model.compile_trunk()
                 for batch in options.batches:
@@ -308,7 +308,7 @@ def autoregressive_rows(
     for size in options.ar_sizes:
         for dtype in options.dtypes:
             model = network(size, DTYPES[dtype], device)
-            twin, ready = causal_twin(model), model.for_inference()
+            twin, ready = causal_twin(model), model.for_inference(keep_dtype=True)
             causal = pack(twin)
             forms = {"eager": False} | ({"compiled": True} if options.compile else {})
             del model, twin

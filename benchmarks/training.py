@@ -139,7 +139,7 @@ def sides(
         objects[f"ours {dtype}"] = ours
         calls[f"ours {dtype}"] = partial(ours.step, batch_of.z, batch_of.u, batch_of.v)
         if can_pack(own):  # --pack-teacher
-            packed = Distillation(student, own.for_inference(), autocast=low)
+            packed = Distillation(student, own.for_inference(keep_dtype=True), autocast=low)
             objects[f"packed {dtype}"] = packed
             calls[f"packed {dtype}"] = partial(packed.step, batch_of.z, batch_of.u, batch_of.v)
 

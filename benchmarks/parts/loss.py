@@ -11,6 +11,7 @@ from sdtt.diffusion import tiled
 from sdtt.diffusion.denoiser import Head
 from sdtt.diffusion.divergence import DIVERGENCES
 from sdtt.diffusion.tiled import tiled_cross_entropy, tiled_divergence
+from sdtt.diffusion.tiling import tile_numbers
 
 
 @dataclass
@@ -41,7 +42,7 @@ class LossAlone:
         ]
 
     def _tiles(self) -> Iterator[Tensor]:
-        size = max(1, tiled.TILE_ELEMENTS // len(self.weight))
+        size = max(1, tile_numbers(tiled.TILE_ELEMENTS, self.hidden.device) // len(self.weight))
         return iter(self.hidden.detach().split(size))
 
     def scores(self) -> None:

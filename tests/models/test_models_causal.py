@@ -110,3 +110,5 @@ def test_more_tokens_than_bos_and_a_text_are_refused(random_model):
     assert model(torch.zeros(1, 13, dtype=torch.long)).logits.shape == (1, 13, 11)
     with pytest.raises(ValueError, match="14 tokens are more than the model's 13: BOS and a text"):
         model(torch.zeros(1, 14, dtype=torch.long))
+    packed = torch.arange(13).repeat(2)[None]  # two texts in a row, each at its own positions
+    assert model(torch.zeros(1, 26, dtype=torch.long), position_ids=packed).logits.isfinite().any()

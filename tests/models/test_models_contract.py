@@ -12,6 +12,13 @@ def texts(count=3, length=10, seed=0):
     return torch.randint(10, (count, length), generator=torch.Generator().manual_seed(seed))
 
 
+def alone(ours):
+    """The same model of the file that needs no sdtt."""
+    model = remote.MDLMForMaskedLM(remote.MDLMConfig(**ours.config.to_dict()))
+    model.load_state_dict(ours.state_dict())
+    return model
+
+
 def trained(model, folder, batch, accumulation):
     """The loss and the norm of the gradient of one update, of eight texts."""
     rows = [{"input_ids": ids, "labels": ids.clone()} for ids in texts(8)]
@@ -32,15 +39,28 @@ def test_accumulation_changes_neither_loss_nor_gradient_of_transformers_trainer(
     random_model, tmp_path, kind
 ):
     def model():
-        ours = random_model("causal" if kind == "causal" else "masked")
-        if kind != "remote":
-            return ours
-        alone = remote.MDLMForMaskedLM(remote.MDLMConfig(**ours.config.to_dict()))
-        alone.load_state_dict(ours.state_dict())
-        return alone
+        return alone(random_model()) if kind == "remote" else random_model(kind)
 
     whole, parts = trained(model(), tmp_path, 8, 1), trained(model(), tmp_path, 1, 8)
     assert parts == pytest.approx(whole, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["masked", "causal", "remote"])
+@pytest.mark.parametrize("items", [0, torch.tensor(0)], ids=["number", "tensor"])
+def test_an_update_without_a_target_has_the_loss_zero(random_model, kind, items):
+    model = alone(random_model()) if kind == "remote" else random_model(kind)
+    loss = model(texts(), labels=torch.full((3, 10), -100), num_items_in_batch=items).loss
+    loss.backward()
+    assert loss == 0
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+def test_transformers_trainer_counts_the_targets_of_a_causal_model(random_model, tmp_path):
+    model, ids = random_model("causal"), texts(8)
+    rows = [{"input_ids": one, "labels": one} for one in ids]
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to=[], disable_tqdm=True)
+    found = Trainer(model, args, eval_dataset=rows).evaluate()["eval_loss"]
+    assert found == pytest.approx(model(ids, labels=ids).loss.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["masked", "causal"])

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from published import plain_scores
@@ -310,6 +311,13 @@ def test_a_text_longer_than_the_model_is_refused(model):
 def test_a_config_that_cannot_be_is_refused(settings, says):
     with pytest.raises(ValueError, match=says):
         MDLMConfig(**SHAPE | settings)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    numbers = {"vocab_size": np.int64(11), "dropout": np.float64(0.1)}
+    MDLMConfig(**SHAPE | numbers).save_pretrained(tmp_path)
+    loaded = MDLMConfig.from_pretrained(tmp_path)
+    assert (loaded.vocab_size, loaded.mask_token_id, loaded.dropout) == (11, 10, 0.1)
 
 
 def test_an_unknown_preset_is_refused_by_naming_the_others():

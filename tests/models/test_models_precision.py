@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from sdtt.models.pack import pack
 from sdtt.models.precision import in_multiplied_dtype, multiplies
 from sdtt.sampling.canvas import canvas_of
 from sdtt.sampling.generate import sample
+from sdtt.training.teacher import packed
 
 CPU = torch.device("cpu")
 HALVES = [torch.bfloat16, torch.float16]
@@ -53,9 +53,11 @@ def test_a_model_for_inference_writes_what_it_writes_in_float32(processor, rando
     assert torch.equal(*texts)
 
 
-def test_a_causal_model_is_packed_in_float32(processor, random_model):
+def test_a_teacher_stays_in_the_dtype_that_it_was_given(processor, random_model):
     processor(multiplies_halves=False)
-    assert pack(random_model("causal").bfloat16()).dtype == torch.float32
+    teacher = random_model().bfloat16()
+    assert packed(teacher).dtype == teacher.for_inference(keep_dtype=True).dtype == torch.bfloat16
+    assert teacher.for_inference().dtype == torch.float32
 
 
 def test_a_model_that_is_split_over_places_keeps_its_dtype(processor, random_model, tmp_path):

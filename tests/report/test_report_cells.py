@@ -88,6 +88,23 @@ def test_seeds_of_two_judges_of_one_name_are_two_cells(made):
     assert len(read_cells(seeds)) == 2
 
 
+@pytest.mark.parametrize("older", [{"judge": "j"}, {"judge": "j", "judge_files": "a"}], ids=str)
+def test_a_record_that_does_not_know_the_files_of_its_judge_stands_with_one_that_does(made, older):
+    settings = [older, {"judge": "j", "judge_files": "a"}]
+    seeds = [
+        made.perplexity(draw=made.draw_of(seed=i), settings=own) for i, own in enumerate(settings)
+    ]
+    assert one_cell(seeds).record.settings == {"judge": "j"}
+
+
+def test_real_text_that_another_tokenizer_cut_is_no_other_model(made, tmp_path):
+    folders = [
+        made.write(tmp_path / f"{i}", [replace(made.levels()[1], fingerprint=f"cut {i}")])
+        for i in range(2)
+    ]
+    assert [record.model for record in read_runs(folders)] == ["real text"]
+
+
 def test_what_two_runs_measured_alike_is_taken_from_the_first(made, tmp_path):
     folders = [
         made.write(tmp_path / f"{i}", [made.perplexity(nll=nll)])

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM, GenerationConfig, TextStreamer
@@ -347,7 +348,16 @@ def test_forced_tokens_that_cannot_be_are_refused(forced, says):
         network().generate(forced_tokens=forced)
 
 
+def test_numbers_in_other_forms_are_numbers():
+    plain = network().generate(banned=[1, 2], temperature=0.5, max_new_tokens=4)
+    tensors = {"temperature": torch.tensor(0.5), "max_new_tokens": torch.tensor(4)}
+    for banned in (range(1, 3), {1, 2}, np.array([1, 2]), torch.tensor([1, 2])):
+        found = network().generate(banned=banned, **tensors)
+        assert torch.equal(found.sequences, plain.sequences)
+
+
 def test_padding_is_an_id_of_the_vocabulary():
+    assert network().generate(pad_token_id=-1) is not None  # how some configs say: none
     with pytest.raises(ValueError, match=r"pad_token_id must lie in \[0, .*\), got 99"):
         network().generate(pad_token_id=99)
 

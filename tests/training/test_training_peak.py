@@ -1,5 +1,7 @@
 """Claims about the rate that utilisation is a share of."""
 
+from logging import Logger
+
 import pytest
 import torch
 from transformers.utils import logging
@@ -70,21 +72,24 @@ def test_float32_products_on_a_gpu_count_as_tf32_where_they_are_rounded(way):
 def test_bfloat16_on_a_processor_that_emulates_it_is_told_with_the_way_out(
     tmp_path, runs, caplog, processor
 ):
-    def told(output, *, multiplies_halves, bf16):
+    def told(output, *, multiplies_halves, **settings):
         processor(multiplies_halves=multiplies_halves)
         caplog.clear()
-        runs.distiller(tmp_path / output, bf16=bf16)
+        Logger.warning_once.cache_clear()
+        runs.distiller(tmp_path / output, **settings)
         return [line for line in caplog.messages if "no products of bfloat16" in line]
 
     logging.enable_propagation()
     try:
         (line,) = told("emulated", multiplies_halves=False, bf16=True)
-        quiet = told("full", multiplies_halves=False, bf16=False)
+        (teacher,) = told("teacher", multiplies_halves=False, teacher_dtype="bfloat16")
+        quiet = told("full", multiplies_halves=False)
         quiet += told("able", multiplies_halves=True, bf16=True)
     finally:
         logging.disable_propagation()
     assert "--no-bf16" in line
-    assert "TFLOP/s measured in bfloat16" in line
+    assert "--override-on-resume bf16" in line
+    assert "--teacher-dtype same" in teacher
     assert quiet == []
 
 

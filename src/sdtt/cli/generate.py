@@ -263,7 +263,8 @@ def _write_autoregressively(
     own["batch_size"] = own["batch_size"] or 64
     model = model.to(accelerator() or "cpu")
     if settings.optimize:
-        model = pack(model) if isinstance(model, CausalLM) else in_multiplied_dtype(model)
+        model = in_multiplied_dtype(model)
+        model = pack(model) if isinstance(model, CausalLM) else model
     # a causal model's generation_config.json is of another way to generate
     asked = text_settings_for(
         model, num_samples=settings.num_samples, stop_at_eos=settings.stop_at_eos

@@ -232,7 +232,7 @@ def tiled_divergence(
 ) -> Float[Tensor, ""]:
     """The divergence of each row summed over rows, from hidden rows and heads.
 
-    Nothing of size N x V is kept: rows are taken in tiles of ``TILE_ELEMENTS`` scores, and the
+    Nothing of size N x V is kept: rows are taken in tiles (see ``tiling``), and the
     gradient of a tile is formed with its loss. A second backward pass through it is refused.
 
     Args:

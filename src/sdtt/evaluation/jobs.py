@@ -11,14 +11,12 @@ from typing import Any
 
 from sdtt.evaluation.drawing import Draw
 from sdtt.evaluation.protocol import OF_SAMPLES, Grid, MauveSettings, Protocol
+from sdtt.evaluation.records import JUDGES
 from sdtt.evaluation.subjects import Subject, fingerprint_of
 from sdtt.evaluation.texts import fingerprint_of_text
 
 UNCONDITIONAL = tuple(name for name in OF_SAMPLES if name not in ("mauve", "self_bleu"))
 """Metrics of unconditional samples; the other two are of continuations."""
-
-JUDGES = "judge", "scorer", "features"
-"""What names another model in the settings of a metric."""
 
 Settings = Mapping[str, Any]
 

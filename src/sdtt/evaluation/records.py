@@ -14,6 +14,9 @@ VERSION = 1
 Kind = Literal["diffusion", "autoregressive", "text", "samples"]
 """What made the texts: a denoiser, a causal model, people, or somebody's file."""
 
+JUDGES = "judge", "scorer", "features"
+"""What names another model in the settings of a metric; its files are under ``NAME_files``."""
+
 FRONT = '{"version"'
 """How a line begins."""
 

@@ -15,9 +15,10 @@ import transformers
 from sdtt.evaluation.checks import check_names
 from sdtt.evaluation.context import Context, Measured
 from sdtt.evaluation.drawing import Drawn, draw
-from sdtt.evaluation.jobs import JUDGES, Group, Job
+from sdtt.evaluation.jobs import Group, Job
 from sdtt.evaluation.measurements import measure
 from sdtt.evaluation.records import (
+    JUDGES,
     Record,
     Sample,
     append,

@@ -463,7 +463,7 @@ class BlocksModel(PreTrainedModel):
         Args:
             hidden: Rows that the head takes.
             targets: Ids, -100 where there is none.
-            items: By how many; by that of the targets if None.
+            items: By how many, at least 1; by that of the targets if None.
 
         Raises:
             ValueError: If the model is packed, and a gradient is wanted.
@@ -475,7 +475,8 @@ class BlocksModel(PreTrainedModel):
         total = tiled_cross_entropy(
             hidden[asked], self.head, targets[asked], ones, excluded_ids=self.excluded_ids
         )
-        return total / (max(len(asked), 1) if items is None else items)
+        items = len(asked) if items is None else items
+        return total / (items.clamp_min(1) if isinstance(items, Tensor) else max(items, 1))
 
     def scores(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "N K"]:
         """The head of hidden rows, one column for every id."""

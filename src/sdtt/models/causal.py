@@ -44,6 +44,7 @@ class CausalLM(BlocksModel, GenerationMixin):
 
     def __init__(self, config: CausalConfig) -> None:
         super().__init__(config, causal=True)
+        self.loss_type = "ForCausalLM"  # so transformers' Trainer counts shifted labels
 
     def forward(
         self,
@@ -76,11 +77,13 @@ class CausalLM(BlocksModel, GenerationMixin):
                 their sum divided, so that accumulation changes no gradient.
 
         Raises:
-            ValueError: If there is no token, there are too many, or labels are not like the ids.
+            ValueError: If there is no token, there are too many for one pass without positions or
+                a cache, or labels are not like the ids.
         """
         check_ids(input_ids)
         limit = self.config.model_length + 1  # BOS and a text
-        if input_ids.shape[1] > limit:
+        alone = position_ids is None and past_key_values is None  # else positions may begin anew
+        if alone and input_ids.shape[1] > limit:
             raise ValueError(
                 f"{input_ids.shape[1]} tokens are more than the model's {limit}: BOS and a text of "
                 f"{limit - 1}"

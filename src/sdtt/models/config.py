@@ -1,5 +1,6 @@
 """The shape of the network, with the keys of the published configs."""
 
+from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
 from transformers import PreTrainedConfig
@@ -11,6 +12,11 @@ SHAPE = (
     "tie_word_embeddings",
     *("mask_token_id", "bos_token_id", "eos_token_id", "pad_token_id"),
 )
+
+
+def is_number(value: Any, kind: type) -> bool:
+    """Whether a value is a number of a kind, numpy's too; true is none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 class BlocksConfig(PreTrainedConfig):
@@ -69,8 +75,8 @@ class BlocksConfig(PreTrainedConfig):
             if self.time_conditioning:
                 self.conditioning = "time"
         self.time_conditioning |= self.conditioning == "time"
-        if self.mask_token_id is None and type(self.vocab_size) is int:
-            self.mask_token_id = self.vocab_size - 1
+        if self.mask_token_id is None and is_number(self.vocab_size, Integral):
+            self.mask_token_id = int(self.vocab_size) - 1
         self.return_dict = True  # published configs say false, which breaks callers
         kwargs.pop("auto_map", None)  # this class needs no remote code
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
@@ -91,16 +97,20 @@ class BlocksConfig(PreTrainedConfig):
     def _check_numbers(self) -> None:
         for name in ("vocab_size", "model_length", "hidden_dim", "n_blocks", "n_heads"):
             value, least = getattr(self, name), 2 if name == "vocab_size" else 1
-            if type(value) is not int or value < least:
+            if not is_number(value, Integral) or value < least:
                 raise ValueError(f"{name} must be a whole number from {least} on, got {value!r}")
-        if self.cond_dim is not None and (type(self.cond_dim) is not int or self.cond_dim < 0):
-            raise ValueError(f"cond_dim must be a whole number, such as 128, got {self.cond_dim!r}")
-        if type(self.mask_token_id) is not int or not 0 <= self.mask_token_id < self.vocab_size:
+            setattr(self, name, int(value))
+        width = self.cond_dim
+        if width is not None and (not is_number(width, Integral) or width < 0):
+            raise ValueError(f"cond_dim must be a whole number, such as 128, got {width!r}")
+        mask = self.mask_token_id
+        if not is_number(mask, Integral) or not 0 <= int(mask or 0) < self.vocab_size:
             raise ValueError(
                 f"mask_token_id must lie in [0, {self.vocab_size}), got {self.mask_token_id!r}"
             )
-        if type(self.dropout) not in (int, float) or not 0 <= self.dropout < 1:
+        if not is_number(self.dropout, Real) or not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout!r}")
+        self.dropout = float(self.dropout)
 
     def _check(self) -> None:
         if self.hidden_act not in ACT2FN:

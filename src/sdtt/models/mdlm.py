@@ -18,6 +18,7 @@ from sdtt.models.fold import fold
 from sdtt.models.noise_level import log_linear_level, masked_share
 from sdtt.models.pack import pack
 from sdtt.models.placement import is_plain
+from sdtt.models.precision import in_multiplied_dtype
 from sdtt.models.reveal import KeyShape, RevealCache, order_mask, reveal_mask
 from sdtt.sampling.generation import DiffusionGenerationMixin
 
@@ -78,14 +79,21 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
         """The same law without constant conditioning: see ``models.fold.fold``."""
         return fold(self)
 
-    def for_inference(self) -> "MDLMForMaskedLM":
+    def for_inference(self, *, keep_dtype: bool = False) -> "MDLMForMaskedLM":
         """The same law, to the rounding of the dtype, in the form that is fastest to sample from.
 
         Constant conditioning is folded, and on a CPU weights are packed: see ``models.pack.pack``.
-        A model that is quantised, offloaded or adapted stays as it is: itself. Packed weights know
-        no autocast: cast the model before.
+        Half-precision weights become float32 where the CPU does not multiply their dtype
+        (``models.precision``). A model that is quantised, offloaded or adapted stays as it is:
+        itself. Packed weights know no autocast: cast the model before.
+
+        Args:
+            keep_dtype: Whatever the CPU multiplies.
         """
-        return pack(fold(self)) if is_plain(self) else self
+        if not is_plain(self):
+            return self
+        folded = fold(self)
+        return pack(folded if keep_dtype else in_multiplied_dtype(folded))
 
     def compile_trunk(self, backend: str = "inductor") -> None:
         """Compiles all but the last block for passes without gradients; copies are not compiled."""

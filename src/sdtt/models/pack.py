@@ -11,7 +11,7 @@ from sdtt.models.blocks import BlocksModel
 from sdtt.models.copying import copy_with, shared
 from sdtt.models.linear import FUSED, PackedLinear
 from sdtt.models.placement import is_plain
-from sdtt.models.precision import in_multiplied_dtype, multiplies
+from sdtt.models.precision import multiplies
 
 Model = TypeVar("Model", bound=BlocksModel)
 
@@ -49,14 +49,10 @@ def pack(model: Model) -> Model:
 
     Returns:
         A model that cannot be trained or saved, and takes the memory of its linear maps
-        once more while the given one lives; of half-precision weights that the processor does
-        not multiply, one in float32 (``in_multiplied_dtype``). The given one where there is
-        nothing to gain (``can_pack``).
+        once more while the given one lives; the given one where there is nothing to gain
+        (``can_pack``).
     """
-    if model.is_packed:
-        return model
-    model = in_multiplied_dtype(model)
-    if not can_pack(model):
+    if model.is_packed or not can_pack(model):
         return model
     packed: Any = copy_with(model, shared)  # what is not packed lies in memory once
     activation = model.config.hidden_act

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdtt.evaluation.frontier import Point
-from sdtt.evaluation.records import Record, read_folder
+from sdtt.evaluation.records import JUDGES, Record, read_folder
 
 SIZES = frozenset({"seed", "num_samples", "batch_size"})
 """Of a draw: more of the same, not another law. Sample i is a function of seed and i."""
@@ -113,7 +113,9 @@ def read_runs(folders: Sequence[Path]) -> list[Record]:
 
 
 def _who(record: Record) -> tuple[Any, ...]:
-    return record.source, record.kind, record.taught_steps, record.fingerprint
+    # of real text it says which tokenizer cut it, which is the first model's
+    files = record.fingerprint if record.kind in ("diffusion", "autoregressive") else ""
+    return record.source, record.kind, record.taught_steps, files
 
 
 def _with_path(record: Record, folder: Path) -> Record:
@@ -133,7 +135,7 @@ def read_cells(records: Iterable[Record]) -> list[Cell]:
     samples, counts once, with the most.
     """
     groups: dict[str, dict[Any, Record]] = {}
-    for record in records:
+    for record in _without_known_files(list(records)):
         seeds = groups.setdefault(_identity(record), {})
         seed = _seed(record)
         if seed not in seeds or _size(record) > _size(seeds[seed]):
@@ -142,6 +144,28 @@ def read_cells(records: Iterable[Record]) -> list[Cell]:
     if len({cell.draw["dtype"] for cell in cells if "dtype" in cell.draw}) > 1:
         return cells
     return [replace(cell, draw=_without(cell.draw, "dtype")) for cell in cells]
+
+
+def _without_known_files(records: Sequence[Record]) -> list[Record]:
+    """Records that name a judge's files only where two of one name had different ones.
+
+    Records of before they were kept have none: that says nothing of them.
+    """
+    found: dict[tuple[str, Any], set[Any]] = {}
+    for record in records:
+        for role in JUDGES:
+            key = role, record.settings.get(role)
+            found.setdefault(key, set()).add(record.settings.get(f"{role}_files"))
+    several = {key for key, files in found.items() if len(files - {None}) > 1}
+
+    def stripped(record: Record) -> Record:
+        known = [role for role in JUDGES if (role, record.settings.get(role)) not in several]
+        settings = dict(record.settings)
+        for role in known:
+            settings.pop(f"{role}_files", None)
+        return replace(record, settings=settings)
+
+    return [stripped(record) for record in records]
 
 
 def _identity(record: Record) -> str:

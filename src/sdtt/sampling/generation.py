@@ -8,6 +8,7 @@ from numbers import Integral
 from os import PathLike
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -65,7 +66,7 @@ class DiffusionGenerationConfig(GenerationConfig):
             setattr(self, name, fields.pop(name, None))
         check_names(fields)
         for name in ALL_FIELDS:
-            setattr(self, name, fields.get(name))
+            setattr(self, name, _plain(fields.get(name)))
         self.validate()
 
     def validate(self, *_: Any, **__: Any) -> None:
@@ -106,8 +107,8 @@ class DiffusionGenerationConfig(GenerationConfig):
     def _given(self) -> dict[str, Any]:
         given = {name: getattr(self, name) for name in SAMPLE_FIELDS}
         given = {name: value for name, value in given.items() if value is not None}
-        if isinstance(given.get("banned"), list):
-            given["banned"] = tuple(given["banned"])
+        if isinstance(given.get("banned"), Iterable) and not isinstance(given["banned"], str):
+            given["banned"] = tuple(_plain(token) for token in given["banned"])
         return given
 
     def _some_sampler(self) -> SamplerName:
@@ -145,6 +146,11 @@ class DiffusionGenerationConfig(GenerationConfig):
         """One with the special ids alone: of sampling a model's config says nothing."""
         names = ("bos_token_id", "eos_token_id", "pad_token_id")
         return cls(**{name: getattr(model_config, name, None) for name in names})
+
+
+def _plain(value: Any) -> Any:
+    """A number that is a tensor, or one of numpy's, as the number."""
+    return value.item() if isinstance(value, Tensor | np.generic) and value.ndim == 0 else value
 
 
 def settings_of(sampler: SamplerName) -> set[str]:

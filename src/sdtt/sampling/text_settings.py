@@ -94,9 +94,9 @@ def pad_id_for(model: Any, config: Any) -> int:
     if pad is None:
         return pad_id_of(model)
     pad = int(pad[0] if isinstance(pad, list | tuple) else pad)
-    if not 0 <= pad < model.config.vocab_size:
+    if pad >= model.config.vocab_size:
         raise ValueError(f"pad_token_id must lie in [0, {model.config.vocab_size}), got {pad}")
-    return pad
+    return pad_id_of(model) if pad < 0 else pad  # -1 is how some configs say that there is none
 
 
 def pairs_of(forced: Any) -> dict[int, int]:

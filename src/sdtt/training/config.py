@@ -5,15 +5,19 @@ from typing import Literal, get_args
 
 import torch
 from transformers import TrainingArguments
+from transformers.utils import logging
 
 from sdtt.diffusion.noise import SCHEDULES
 from sdtt.models.placement import accelerator
+from sdtt.models.precision import multiplies
 from sdtt.training.peak import Peak, peak_rate, precision_of
 from sdtt.training.settings import (
     check_faults,
 )
 
 SamplerWithSteps = Literal["dilated", "ancestral", "confidence", "analytic"]
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -114,6 +118,7 @@ class StreamConfig(TrainingArguments):
         if self.bf16 and not self.use_cpu and accelerator() is None:
             raise ValueError("bf16 on a machine without an accelerator needs use_cpu (--use-cpu)")
         super().__post_init__()  # type: ignore[no-untyped-call]
+        self._tell_of_emulation()
         check_faults(self)
         for name in ("save_only_model", "ignore_data_skip", "auto_find_batch_size"):
             if getattr(self, name):
@@ -137,6 +142,20 @@ class StreamConfig(TrainingArguments):
         if not 0 <= self.variable_length <= 1:
             raise ValueError(f"variable_length must lie in [0, 1], got {self.variable_length}")
         self._check_looks()
+
+    def _tell_of_emulation(self) -> None:
+        """Says, before anything is read, that a half precision would be slow here."""
+        asked = {
+            "bf16": self.bf16,
+            "teacher_dtype": getattr(self, "teacher_dtype", "") == "bfloat16",
+        }
+        given = [name for name, is_given in asked.items() if is_given]
+        if given and not multiplies(torch.bfloat16, self.device):
+            logger.warning_once(
+                f"{' and '.join(given)}: this processor has no products of bfloat16, and torch "
+                "emulates them many times slower than float32; leave it out (--no-bf16, "
+                "--teacher-dtype same), in a run that has begun with --override-on-resume bf16"
+            )
 
     def _check_looks(self) -> None:
         if self.sample_every < 0:

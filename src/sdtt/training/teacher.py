@@ -69,7 +69,7 @@ def packed(teacher: Any) -> Any:
         raise ValueError(f"a {type(teacher).__name__} cannot be packed: leave pack_teacher out")
     if any(hasattr(module, "base_layer") for module in teacher.modules()):
         raise ValueError("a teacher with adapters cannot be packed: leave pack_teacher out")
-    return teacher.for_inference()
+    return teacher.for_inference(keep_dtype=True)  # the dtype is the run's to choose
 
 
 def check_teacher(student: Any, teacher: Any, length: int) -> None:

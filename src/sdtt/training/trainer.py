@@ -30,7 +30,6 @@ from sdtt.evaluation.judge import judge_perplexity
 from sdtt.evaluation.nelbo import validation_nelbo
 from sdtt.models.adapters import network_of
 from sdtt.models.causal import CausalLM
-from sdtt.models.precision import multiplies
 from sdtt.training.compiling import compile_for_training
 from sdtt.training.config import StreamConfig, peak_of
 from sdtt.training.data_state import load_data_state, save_data_state, serve_own_lanes
@@ -164,11 +163,6 @@ class StreamTrainer(ParallelTrainer, ABC):
         self.network = shape_of(model)
         self.monitor = Monitor()
         self.peak = peak_of(args)
-        if args.bf16 and not multiplies(torch.bfloat16, args.device):
-            logger.warning(
-                "bf16: this processor has no products of bfloat16, and torch emulates them many "
-                f"times slower than float32 ({self.peak.source}); leave it out (--no-bf16)"
-            )
         self.skipped_updates = 0
         self._nothing_to_learn = False
         self._ahead: dict[tuple[int, ...], Noise] = {}

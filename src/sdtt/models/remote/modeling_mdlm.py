@@ -232,8 +232,8 @@ class MDLMForMaskedLM(PreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             total = functional.cross_entropy(logits.mT.float(), labels, reduction="sum")
-            own = (labels != -100).sum().clamp_min(1)
-            loss = total / (own if num_items_in_batch is None else num_items_in_batch)
+            items = first_given(num_items_in_batch, (labels != -100).sum())
+            loss = total / torch.as_tensor(items, device=total.device).clamp_min(1)
         return MaskedLMOutput(loss=loss, logits=logits)
 
     @torch.no_grad()
