@@ -71,6 +71,12 @@ def test_a_model_that_is_not_there_is_named_before_its_tokenizer(text, tmp_path,
     assert "--tokenizer" not in line
 
 
+def test_a_folder_to_begin_from_that_is_not_there_is_not_looked_for_elsewhere(text, tmp_path):
+    words = ("--init-from", "runs/start", "--data", text, "--output", tmp_path / "run")
+    line = refused("pretrain", *words, "--use-cpu")
+    assert "there is no model folder runs/start" in line
+
+
 def test_a_causal_model_where_a_masked_one_is_wanted_is_said_to_be_one():
     line = refused("generate", "--model", "judge")
     assert "its model_type is 'sdtt_causal', and a masked one is wanted" in line

@@ -155,6 +155,12 @@ def test_a_folder_without_a_tokenizer_is_named_with_the_way_out(tmp_path):
         load_tokenizer(tmp_path)
 
 
+def test_of_a_run_that_has_not_ended_the_checkpoints_are_named(tmp_path):
+    (tmp_path / "run.yaml").write_text("verb: pretrain\n")
+    with pytest.raises(ValueError, match="its run has not ended: go on with --resume, or take one"):
+        load_tokenizer(tmp_path)
+
+
 def test_a_name_that_is_nowhere_is_named():
     with pytest.raises(ValueError, match=r"cannot load a tokenizer from 'no-owner/no-name'"):
         load_tokenizer("no-owner/no-name")

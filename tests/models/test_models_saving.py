@@ -8,6 +8,8 @@ from published import Shape, mdlm_config, random_weights, under, write_folder
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
+from sdtt.models.checkpoints import load_model
+
 
 @pytest.fixture
 def published(tmp_path):
@@ -51,3 +53,11 @@ def test_a_config_that_was_registered_as_remote_code_is_saved_without_it(publish
     model.config.auto_map = {"AutoConfig": "elsewhere.Config"}  # as somebody's tool may set it
     model.save_pretrained(tmp_path / "saved")
     assert "auto_map" not in json.loads((tmp_path / "saved/config.json").read_text())
+
+
+def test_of_a_folder_that_is_not_there_those_beside_it_are_named(random_model, tmp_path):
+    for steps in ("1024-round-1", "512"):
+        random_model().save_pretrained(tmp_path / "students" / steps)
+    missing = tmp_path / "students" / "1024"
+    with pytest.raises(ValueError, match=r"folder .*/1024; beside it there are 1024-round-1, 512"):
+        load_model(missing)

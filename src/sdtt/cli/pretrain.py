@@ -213,7 +213,8 @@ def _tokenizer(settings: PretrainSettings, run: RunFolder) -> PreTrainedTokenize
     if settings.tokenizer is not None:
         source, tokenizer = settings.tokenizer, load_tokenizer(settings.tokenizer)
     else:
-        source, tokenizer = str(settings.init_from), load_tokenizer_of(str(settings.init_from))
+        assert settings.init_from is not None
+        source, tokenizer = str(settings.init_from), load_tokenizer_of(settings.init_from)
     if settings.vocab_size not in (None, len(tokenizer)):
         note(
             f"--vocab-size {settings.vocab_size} is not used: the tokenizer of {source} has "

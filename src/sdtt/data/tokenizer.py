@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sdtt.data.files import Document, open_bytes
+from sdtt.models.checkpoints import has_tokenizer
 from sdtt.models.shipped import resolve
 
 AnyTokenizer = TypeVar("AnyTokenizer", bound=PreTrainedTokenizerBase)
@@ -40,6 +41,13 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     if encoder or merges:
         missing = "vocab.bpe" if encoder else "encoder.json"
         raise ValueError(f"GPT-2's tokenizer in {folder} lacks {missing} (plain, .gz or .xz)")
+    if folder.is_dir() and not has_tokenizer(folder):  # else transformers would ask the hub
+        begun = (folder / "run.yaml").is_file()
+        hint = "; its run has not ended: go on with --resume, or take one of its checkpoints"
+        raise ValueError(
+            f"cannot load a tokenizer from the folder {source}: there is none, as save_pretrained "
+            "writes one" + hint * begun
+        )
     try:
         place = str(folder) if folder.is_dir() else str(source)
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)

@@ -286,7 +286,9 @@ def check_folder(source: str | Path, revision: str | None = None) -> str | Path:
     if folder.is_file() and folder.suffix in PICKLES:
         return source
     if not folder.is_dir():
-        raise ValueError(f"there is no model folder {source}")
+        beside = ", ".join(sorted(p.parent.name for p in folder.parent.glob("*/config.json")))
+        hint = f"; beside it there are {beside}" if beside else ""
+        raise ValueError(f"there is no model folder {source}{hint}")
     students = sorted(
         (path.name for path in folder.glob("students/*") if path.name.isdigit()), key=int
     )
