@@ -3824,6 +3824,47 @@ MUTANTS = [
         "kept = None",
         ("training/test_training_lengths.py::test_the_noise_of_a_micro_batch_is_drawn_once",),
     ),
+    Mutant(
+        "an update without a target divides by zero",
+        "models/blocks.py",
+        "return total / (items.clamp_min(1) if isinstance(items, Tensor) else max(items, 1))",
+        "return total / items",
+        ("models/test_models_contract.py::test_an_update_without_a_target_has_the_loss_zero",),
+    ),
+    Mutant(
+        "transformers counts the labels of a causal model unshifted",
+        "models/causal.py",
+        'self.loss_type = "ForCausalLM"',
+        "pass",
+        (
+            "models/test_models_contract.py::test_transformers_trainer_counts_the_targets_of_a_causal_model",
+        ),
+    ),
+    Mutant(
+        "a packed teacher leaves its dtype",
+        "training/teacher.py",
+        "keep_dtype=True",
+        "keep_dtype=False",
+        ("models/test_models_precision.py::test_a_teacher_stays_in_the_dtype_that_it_was_given",),
+    ),
+    Mutant(
+        "records from before the files of a judge were kept stand apart",
+        "report/cells.py",
+        "if len(files - {None}) > 1}",
+        "if len(files) > 1}",
+        (
+            "report/test_report_cells.py::test_a_record_that_does_not_know_the_files_of_its_judge_stands_with_one_that_does",
+        ),
+    ),
+    Mutant(
+        "a run that has not ended is not said to be one",
+        "data/tokenizer.py",
+        "hint * begun",
+        '""',
+        (
+            "data/test_data_tokenizer.py::test_of_a_run_that_has_not_ended_the_checkpoints_are_named",
+        ),
+    ),
 ]
 
 

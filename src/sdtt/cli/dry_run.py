@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from sdtt.cli.console import duration, is_first_process
+from sdtt.cli.console import duration, is_first_process, note
 from sdtt.cli.options import Given
 from sdtt.cli.plan_tables import print_plan
 from sdtt.cli.train import QUIET
@@ -127,6 +127,7 @@ class DryRun:
             )
             estimate, gpus = dataclasses.replace(estimate, basis=basis), USUAL_GPUS
         elif self.updates:
+            note(f"probing this machine: {self.updates} updates at most")
             found = _probe(self.updates, accumulation, training, make_trainer)
             estimate = estimate.probed(found)
         hours = hours_on(
