@@ -11,7 +11,7 @@ def test_the_python_of_the_readme_runs_from_text_to_a_student(tmp_path, monkeypa
     assert len([line for line in code.splitlines() if line.strip()]) <= 12
     monkeypatch.chdir(tmp_path)
     exec(compile(code, str(README), "exec"), {})
-    assert sorted(path.name for path in tmp_path.glob("runs/student/students/*")) == ["4", "8"]
+    assert sorted(path.name for path in tmp_path.glob("runs/py/student/students/*")) == ["4", "8"]
     assert "Return the" in capsys.readouterr().out
 
 
