@@ -18,6 +18,7 @@ class SelfBleu:
         texts: All of them.
         groups: Groups of them.
         references: Texts that each is held against, at most.
+        empty: Texts without a word, which make the others look less alike than they are.
         signature: sacrebleu's: tokenizer, smoothing and version.
     """
 
@@ -26,6 +27,7 @@ class SelfBleu:
     texts: int
     groups: int
     references: int
+    empty: int
     signature: str
 
 
@@ -74,6 +76,7 @@ def self_bleu(
         texts=sum(sizes),
         groups=len(groups),
         references=min(references or largest, largest),
+        empty=sum(not text.strip() for group in groups for text in group),
         signature=str(bleu.get_signature()),
     )
 

@@ -17,7 +17,7 @@ SIZES = frozenset({"seed", "num_samples", "batch_size"})
 LOGARITHMS = "nll", "nats_per_token"
 """Means in nats, whose exponential is the perplexity."""
 
-COUNTS = frozenset({"samples", "examples"})
+COUNTS = frozenset({"samples", "examples", "empty"})
 
 ONE_TEXT = frozenset({"lambada", "bound", "tasks"})
 """Metrics of given texts, the same ones under every seed."""
