@@ -255,7 +255,7 @@ def _latency(context: Context, group: Group, _: Job) -> list[Measured]:
         length=asked.length,
         runs=asked.runs,
         forms=asked.form,
-        settings=SampleSettings(sampler=asked.sampler) if diffusion else None,  # type: ignore[arg-type]
+        settings=SampleSettings(sampler=asked.sampler) if diffusion else None,
         on_run=lambda _, __: context.advance(1),
     )
     sampler = asked.sampler if diffusion else "autoregressive"

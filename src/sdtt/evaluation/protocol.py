@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, get_args
 import yaml
 
 from sdtt.evaluation.mask_sets import Noise
-from sdtt.sampling.settings import SampleSettings, check_kinds
+from sdtt.sampling.settings import SamplerName, SampleSettings, check_kinds
 
 Config = TypeVar("Config")
 
@@ -256,7 +256,7 @@ class Tasks:
 class Latency:
     """Seconds and tokens a second against steps, and of causal models."""
 
-    sampler: str = "dilated"
+    sampler: SamplerName = "dilated"
     steps: tuple[int, ...] = (8, 16, 32, 64)
     batch_size: tuple[int, ...] = (1, 8)
     length: int | None = None
@@ -266,7 +266,6 @@ class Latency:
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
         _positive(self, "steps", "batch_size", "length", "runs")
-        SampleSettings(sampler=self.sampler)  # type: ignore[arg-type]
         for name in ("steps", "batch_size", "form"):
             _once(name, getattr(self, name))
 
