@@ -6,17 +6,14 @@ from typing import Any, ClassVar, Literal
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from sdtt.sampling.settings import is_number
+
 SHAPE = (
     *("vocab_size", "model_length", "hidden_dim", "n_blocks", "n_heads", "conditioning"),
     *("cond_dim", "attention_bias", "dropout", "hidden_act", "initializer_range"),
     "tie_word_embeddings",
     *("mask_token_id", "bos_token_id", "eos_token_id", "pad_token_id"),
 )
-
-
-def is_number(value: Any, kind: type) -> bool:
-    """Whether a value is a number of a kind, numpy's too; true is none."""
-    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 class BlocksConfig(PreTrainedConfig):

@@ -20,7 +20,14 @@ from transformers.utils.generic import ModelOutput
 from sdtt.sampling.canvas import Canvas, check_ids, force, ragged_canvas
 from sdtt.sampling.generate import sample
 from sdtt.sampling.reveal import Step
-from sdtt.sampling.settings import OF_SAMPLERS, SAMPLERS, SamplerName, SampleSettings, check_kinds
+from sdtt.sampling.settings import (
+    OF_SAMPLERS,
+    SAMPLERS,
+    SamplerName,
+    SampleSettings,
+    check_kinds,
+    is_number,
+)
 from sdtt.sampling.text_settings import pad_id_for, pairs_of, stop_ids_for
 
 _logger = logging.get_logger(__name__)
@@ -81,7 +88,7 @@ class DiffusionGenerationConfig(GenerationConfig):
             value = getattr(self, name)
             if value is None:
                 continue
-            if not isinstance(value, Integral) or isinstance(value, bool):
+            if not is_number(value, Integral):
                 raise ValueError(f"{name} must be a whole number, got {value!r}")
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")

@@ -180,11 +180,16 @@ def check_kinds(given: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must be {WANTED[kind][1]}, got {value!r}")
 
 
+def is_number(value: Any, kind: type) -> bool:
+    """Whether a value is a number of a kind, numpy's too; true is none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 def _is(value: Any, kind: type) -> bool:
     """Whether a value is of a kind; true is no number, and a list one of numbers."""
     if kind is tuple:
         return isinstance(value, (list, tuple)) and all(_is(each, int) for each in value)
-    return isinstance(value, WANTED[kind][0]) and isinstance(value, bool) == (kind is bool)
+    return type(value) is bool if kind is bool else is_number(value, WANTED[kind][0])
 
 
 def _kinds() -> Iterator[tuple[str, type]]:
