@@ -13,7 +13,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from sdtt.diffusion.denoiser import without
 from sdtt.models.blocks import BlocksModel
 from sdtt.models.config import BlocksConfig
-from sdtt.models.contract import check_ids, check_labels
+from sdtt.models.contract import check_labels, check_some
 from sdtt.models.mdlm import Objective
 
 
@@ -80,7 +80,7 @@ class CausalLM(BlocksModel, GenerationMixin):
             ValueError: If there is no token, there are too many for one pass without positions or
                 a cache, or labels are not like the ids.
         """
-        check_ids(input_ids)
+        check_some(input_ids)
         limit = self.config.model_length + 1  # BOS and a text
         alone = position_ids is None and past_key_values is None  # else positions may begin anew
         if alone and input_ids.shape[1] > limit:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-HARMLESS = frozenset({"token_type_ids", "use_cache", "cache_position", "output_router_logits"})
+HARMLESS = frozenset({"token_type_ids", "use_cache", "cache_position"})
 """Arguments that tokenizers and pipelines hand to any model, and that change no law of this one."""
 
 
@@ -21,7 +21,7 @@ def check_arguments(model: Any, given: Mapping[str, Any]) -> None:
         raise ValueError(f"{type(model).__name__} takes no {strange[0]}: leave it out")
 
 
-def check_ids(ids: Tensor) -> None:
+def check_some(ids: Tensor) -> None:
     """Refuses a batch without a token, of which kernels do not say what is wrong.
 
     Raises:

@@ -12,7 +12,7 @@ from transformers.modeling_outputs import MaskedLMOutput
 from sdtt.diffusion.denoiser import Head, exclude, without
 from sdtt.models.blocks import BlocksModel
 from sdtt.models.config import BlocksConfig
-from sdtt.models.contract import check_arguments, check_ids, check_labels
+from sdtt.models.contract import check_arguments, check_labels, check_some
 from sdtt.models.copying import copy_with, shared
 from sdtt.models.fold import fold
 from sdtt.models.noise_level import log_linear_level, masked_share
@@ -286,7 +286,7 @@ class MDLMForMaskedLM(DiffusionGenerationMixin, BlocksModel):  # type: ignore[mi
                 are not like the ids, or an argument is of what is not done here; see ``hidden``.
         """
         check_arguments(self, others)
-        check_ids(input_ids)
+        check_some(input_ids)
         check_labels(self, labels, input_ids)
         asked_rows = None if objective is None else rows
         if in_order:
