@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, get_args
 import yaml
 
 from sdtt.evaluation.mask_sets import Noise
-from sdtt.sampling.settings import SamplerName, SampleSettings, check_kinds
+from sdtt.sampling.settings import SamplerName, SampleSettings
 
 Config = TypeVar("Config")
 
@@ -68,9 +68,6 @@ class Grid:
         _positive(self, "num_samples", "length")
         if self.of not in get_args(Who):
             raise ValueError(f"draws: of is one of {', '.join(get_args(Who))}, got {self.of!r}")
-        for name, values in self.axes.items():
-            for value in values:
-                check_kinds({name: value})
         list(self.settings())
 
     def settings(self) -> Iterator[SampleSettings]:

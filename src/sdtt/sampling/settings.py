@@ -222,7 +222,6 @@ def settings_for(model: object, given: Mapping[str, Any]) -> SampleSettings:
     Raises:
         ValueError: If one is unknown, lies outside its range, or does not belong to the sampler.
     """
-    check_kinds(given)
     merged = getattr(getattr(model, "generation_config", None), "sample_settings", None)
     return SampleSettings(**given) if merged is None else merged(**given)
 
