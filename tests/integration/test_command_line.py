@@ -252,7 +252,7 @@ def test_bad_input_is_refused_in_words(folder, tmp_path):
         ((*generate, "--watch-seconds", "-1"), "watch_seconds must be at least 0"),
         ((*generate, "--infill", "the [4]", "--prompt", "a"), "infill holds the whole text"),
         ((*generate, "--infill", "the [40]"), "longer than the model's 16"),
-        ((*generate, "--infill", ""), "the infill text is empty"),
+        ((*generate, "--infill", ""), "the infill text '' leaves nothing open"),
         ((*generate, "--force", "x=1"), "--force takes PLACE=ID"),
         ((*generate, "--force", "16=1"), "forced at place 16, outside of a text of 16 tokens"),
         ((*generate, "--force", "0=99999"), "unknown id 99999"),

@@ -1,4 +1,5 @@
 import copy
+import pickle
 
 import pytest
 import torch
@@ -123,10 +124,11 @@ def test_a_packed_model_is_not_saved(packable, tmp_path):
         lambda packed: packed.bfloat16(),
         lambda packed: packed.to(torch.float64),
         lambda packed: packed.to("meta"),
+        pickle.dumps,
         lambda packed: packed.resize_token_embeddings(13),
         lambda packed: packed(texts(), labels=texts(seed=1) % 10),
     ],
-    ids=["cast", "to", "move", "resize", "train"],
+    ids=["cast", "to", "move", "pickle", "resize", "train"],
 )
 def test_a_packed_model_is_for_sampling_only(packable, change):
     packed = pack(packable())

@@ -1,3 +1,4 @@
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -138,9 +139,12 @@ def test_an_infill_template_goes_with_no_prompt_and_no_length(model, tokenizer, 
         encoded_canvas(model, tokenizer, infill="a[2]", **setting)
 
 
-def test_an_empty_infill_template_is_refused(model, tokenizer):
-    with pytest.raises(ValueError, match=r"the infill text is empty; write \[n\]"):
-        encoded_canvas(model, tokenizer, infill="")
+@pytest.mark.parametrize("template", ["", "the mat", "the[0]"])
+def test_an_infill_template_without_a_slot_is_refused(model, tokenizer, template):
+    with pytest.raises(
+        ValueError, match=rf"{re.escape(repr(template))} leaves nothing open; .*n\]"
+    ):
+        encoded_canvas(model, tokenizer, infill=template)
 
 
 def test_an_infill_template_longer_than_the_model_is_refused(model, tokenizer):

@@ -58,6 +58,13 @@ class Packed:
         """Itself: it never changes, and compiled code knows it by its number."""
         return self
 
+    def __reduce__(self) -> str:
+        """Refuses to be pickled, in words."""
+        raise ValueError(
+            "a packed model cannot be pickled: its weights lie in the order of this machine; pickle "
+            "the model it was made of"
+        )
+
     def __call__(self, x: Tensor) -> Tensor:
         """activation(x @ weight.T + bias)."""
         result: Tensor = torch.ops.mkldnn._linear_pointwise(

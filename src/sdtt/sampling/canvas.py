@@ -293,8 +293,11 @@ def _infill_ids(model: Any, tokenizer: Any, template: str) -> list[int]:
             raise ValueError(f"a text of {part} tokens is longer than the model's {limit}")
         slot = [model.mask_token_id] * int(part) if index % 2 else encode(tokenizer, part)
         ids.extend(slot)
-    if not ids:
-        raise ValueError("the infill text is empty; write [n] where n tokens are to be filled in")
+    if model.mask_token_id not in ids:
+        raise ValueError(
+            f"the infill text {template!r} leaves nothing open; write [n] where n tokens are to be "
+            "filled in"
+        )
     return ids
 
 
