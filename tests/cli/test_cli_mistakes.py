@@ -1,5 +1,6 @@
 """What is easily typed wrong around a training or an evaluation, and what is said."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,8 @@ import yaml
 from typer.testing import CliRunner
 
 from sdtt.cli import app
+from sdtt.cli.run_folder import RunFolder
+from sdtt.cli.train import check_output
 
 SHAPE = ["--preset", "tiny", "--length", "16", "--vocab-size", "280", "--use-cpu"]
 SHORT = ["--per-device-train-batch-size", "4", "--warmup-steps", "1", "--save-steps", "2"]
@@ -54,6 +57,29 @@ def test_an_output_within_the_data_is_refused(text, tmp_path, output):
     line = refused("distill", "--model", "teacher", *words, "--use-cpu")
     assert "choose another --output" in line
     assert sorted(text.parent.iterdir()) == [text]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "output", "lies"),
+    [
+        ("data/*", "data/run", True),
+        ("data/**/*.jsonl", "data/run", True),
+        ("*/*.jsonl", "data", True),
+        ("data/*.txt", "data/run", False),
+        ("data/*", "run", False),
+    ],
+)
+def test_an_output_that_a_pattern_finds_is_refused(tmp_path, monkeypatch, pattern, output, lies):
+    monkeypatch.chdir(tmp_path)
+    settings = RunFolder(Path(output))
+    if not lies:
+        check_output(settings, [pattern])
+        return
+    with pytest.raises(ValueError, match="choose another --output"):
+        check_output(settings, [pattern])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ValueError, match="choose another --output"):
+        check_output(RunFolder(tmp_path / output), [f"~/{pattern}"])
 
 
 def test_a_vocabulary_of_another_size_than_the_tokenizers_is_said_to_be_unused(text, tmp_path):

@@ -1,6 +1,7 @@
 import gzip
 import json
 import lzma
+import os
 import sys
 from itertools import islice
 
@@ -158,6 +159,51 @@ def test_a_pattern_and_a_list_give_their_files_in_order(tmp_path):
     assert texts([str(tmp_path / "b*.txt"), tmp_path / "a.txt"]) == ["b1", "b2", "a"]
 
 
+@pytest.mark.parametrize("pattern", ["**/*", "**", "**/*.txt", "*"])
+def test_a_pattern_that_finds_folders_reads_each_file_once(tmp_path, pattern):
+    for name in ("x.txt", "a/y.txt", "a/b/z.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert sorted(texts(f"{tmp_path}/{pattern}")) == ["a/b/z.txt", "a/y.txt", "x.txt"]
+
+
+def test_a_file_that_is_named_twice_is_read_twice(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    assert texts([tmp_path / "a.txt", tmp_path / "a.txt"]) == ["a", "a"]
+
+
+def test_a_linked_folder_is_read_and_one_that_leads_back_is_not(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "b.txt").write_text("b")
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (folder / "link" / "back").symlink_to(folder)
+    assert texts(folder) == ["b"]
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "locked").mkdir()
+    scan = os.scandir
+
+    def locked(place):
+        if str(place).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(PermissionError, match="locked"):
+        texts(tmp_path)
+
+
+def test_names_in_capitals_have_the_same_formats(tmp_path):
+    (tmp_path / "A.TXT").write_text("One")
+    with gzip.open(tmp_path / "B.JSONL.GZ", "wt") as file:
+        file.write('{"text": "Two"}')
+    assert texts(tmp_path) == ["One", "Two"]
+
+
 def test_empty_documents_are_left_out(tmp_path):
     file = write_lines(tmp_path / "a.jsonl", {"text": ""}, {"text": " \n"}, {"text": "One"})
     assert texts(file) == ["One"]
@@ -166,6 +212,11 @@ def test_empty_documents_are_left_out(tmp_path):
 def test_unwrap_joins_lines_and_keeps_paragraphs(tmp_path):
     (tmp_path / "a.txt").write_text("One\ntwo.\n\nThree\nfour.")
     assert texts(tmp_path / "a.txt", unwrap=True) == ["One two.\n\nThree four."]
+
+
+def test_unwrap_reads_windows_line_ends_in_any_source(tmp_path):
+    file = write_lines(tmp_path / "a.jsonl", {"text": "One\r\ntwo.\r\n\r\nThree\r\nfour."})
+    assert texts(file, unwrap=True) == ["One two.\n\nThree four."]
 
 
 def test_a_saved_dataset_gives_its_rows(tmp_path):
@@ -183,6 +234,37 @@ def test_a_folder_of_parquet_is_a_dataset_even_beside_a_readme(tmp_path):
     (tmp_path / "README.txt").write_text("not the corpus")
     datasets.Dataset.from_dict({"text": ["One"]}).to_parquet(tmp_path / "train.parquet")
     assert texts(tmp_path) == ["One"]
+
+
+@pytest.mark.parametrize("note", ["LICENSE.txt", "notice.txt", "README.jsonl"])
+def test_what_lies_beside_tables_is_no_corpus(tmp_path, note):
+    (tmp_path / note).write_text("terms")
+    for split in ("train", "test"):
+        table = datasets.Dataset.from_dict({"text": [split]})
+        table.to_parquet(tmp_path / f"{split}-00000.parquet")
+    assert texts(tmp_path) == ["train"]
+
+
+def test_a_saved_dataset_is_one_whatever_lies_beside_it(tmp_path):
+    datasets.Dataset.from_dict({"text": ["One"]}).save_to_disk(tmp_path / "d")
+    (tmp_path / "d" / "more.txt").write_text("Two")
+    assert texts(tmp_path / "d") == ["One"]
+
+
+def test_text_beside_tables_that_only_datasets_reads_is_refused_with_the_way_out(tmp_path):
+    (tmp_path / "a.csv").write_text("text\nOne\n")
+    (tmp_path / "b.txt").write_text("Two")
+    with pytest.raises(ValueError, match=r"tables \(a.csv\) and text \(b.txt\): name the text by"):
+        texts(tmp_path)
+    with pytest.raises(ValueError, match="of tables name the folder"):
+        texts(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy", "arrow"])
+def test_a_dataset_in_a_format_gives_the_same(tmp_path, kind):
+    table = datasets.Dataset.from_dict({"input_ids": [[1, 2], [3]]})
+    table.with_format(kind).save_to_disk(tmp_path / "d")
+    assert [ids.tolist() for ids in texts(tmp_path / "d")] == [[1, 2], [3]]
 
 
 def test_a_tokenised_dataset_gives_ids(tmp_path):
@@ -293,6 +375,33 @@ def test_a_file_of_an_unknown_format_is_refused_with_those_known(tmp_path):
 def test_an_empty_list_is_refused():
     with pytest.raises(ValueError, match="list of sources is empty"):
         documents([])
+
+
+@pytest.mark.parametrize("source", ["", " ", ["a.txt", ""]])
+def test_an_empty_name_is_not_the_folder_at_hand(tmp_path, monkeypatch, source):
+    (tmp_path / "a.txt").write_text("a")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="one of the sources is empty"):
+        texts(source)
+
+
+def test_an_address_is_refused_without_asking_anybody():
+    with pytest.raises(ValueError, match=r"'https://host/a.txt' is an address: fetch the file"):
+        texts("https://host/a.txt")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"input_ids": [1, 99999999999999999999]}', "line 1 of .* token id 99999999999999999999"),
+        ("[" * 100_000, "line 1 of .* is not JSON"),
+        ('{"n": ' + "9" * 5000 + "}", "line 1 of .* is not JSON"),
+    ],
+)
+def test_json_beyond_all_limits_is_named_with_its_line(tmp_path, line, words):
+    (tmp_path / "a.jsonl").write_text(line)
+    with pytest.raises(ValueError, match=words):
+        texts(tmp_path / "a.jsonl")
 
 
 def test_a_corpus_without_any_text_is_refused(tmp_path):

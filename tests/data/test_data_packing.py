@@ -1,7 +1,11 @@
 import copy
+import errno
 import json
 import math
+import os
 import pickle
+import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -9,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, ProphetNetTokenizer
 
 from sdtt.data import encoding, packing, streams
 from sdtt.data.packing import load_blocks
@@ -322,6 +326,20 @@ def test_the_key_forgets_how_the_tokenizer_was_last_called(tokenizer):
     assert encoding.tokenizer_digest(tokenizer) == before
 
 
+def test_the_key_knows_what_a_tokenizer_written_in_python_makes_of_capitals(tmp_path):
+    words = ["[UNK]", "[SEP]", "[CLS]", "[PAD]", "[MASK]", "hello", "Hello"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+
+    def digest(lower, folder=tmp_path):
+        found = ProphetNetTokenizer(str(folder / "vocab.txt"), do_lower_case=lower)
+        return encoding.tokenizer_digest(with_mask(found))
+
+    assert digest(True) != digest(False)
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(tmp_path / "vocab.txt", tmp_path / "elsewhere")
+    assert digest(True, tmp_path / "elsewhere") == digest(True)
+
+
 @pytest.mark.parametrize("damage", ["bin cut", "record cut", "record gone", "bin gone"])
 def test_a_damaged_cache_is_made_again(load, tmp_path, damage):
     before = flat(load(PROSE, suffix="txt").train)
@@ -388,6 +406,27 @@ def test_the_cache_lies_where_the_variable_says(tmp_path, tokenizer, monkeypatch
 
 
 # Errors
+
+
+def test_what_a_killed_process_was_making_goes_after_a_day(load, tmp_path):
+    for name, age in ((".making-old", 90_000), (".making-new", 60)):
+        aside = tmp_path / "cache" / name
+        aside.mkdir(parents=True)
+        (aside / "train.bin").write_bytes(b"some")
+        for path in (aside / "train.bin", aside):
+            os.utime(path, (time.time() - age,) * 2)
+    load(PROSE, suffix="txt")
+    assert [path.name for path in (tmp_path / "cache").glob(".making-*")] == [".making-new"]
+
+
+def test_a_cache_on_a_full_disk_is_named(load, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(streams, "_write", full)
+    with pytest.raises(OSError, match=r"cache folder .*cache \(no space left on device\)"):
+        load(PROSE, suffix="txt")
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path, tokenizer):

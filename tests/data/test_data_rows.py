@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 
+from sdtt.data.packing import SplitBlocks
 from sdtt.data.rows import IdRows, as_texts
 
 ROWS = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
@@ -22,6 +24,17 @@ def test_texts_stay_as_they_are():
     texts = torch.tensor(ROWS)
     assert as_texts(texts) is texts
     assert as_texts([]) == []
+
+
+@pytest.mark.parametrize("kind", [list, np.array])
+def test_rows_that_are_lists_or_arrays_are_texts(kind):
+    texts = as_texts(kind(ROWS))
+    assert texts[1:].tolist() == ROWS[1:]
+
+
+def test_both_sides_of_a_split_are_refused_with_the_way_out():
+    with pytest.raises(ValueError, match=r"give its \.train"):
+        as_texts(object.__new__(SplitBlocks))
 
 
 def test_rows_without_ids_are_refused_with_what_they_have():

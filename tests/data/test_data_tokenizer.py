@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sdtt.data.encoding import encode_texts
 from sdtt.data.tokenizer import load_tokenizer, train_tokenizer, with_mask
+from sdtt.models.vocabulary import vocabulary_size
 
 TEXTS = [
     "the cat sat on the mat beside another hat. ",
@@ -185,3 +186,19 @@ def test_the_smallest_vocabulary_still_encodes_everything():
 def test_training_on_token_ids_is_refused():
     with pytest.raises(ValueError, match="trained on text"):
         train_tokenizer([np.arange(5)], 300)
+
+
+def with_ids(vocabulary, **special):
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="a"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+
+
+def test_a_mask_that_would_take_the_id_of_another_token_is_refused():
+    holed = with_ids({"end": 0, "a": 1, "b": 3}, eos_token="end")
+    with pytest.raises(ValueError, match=r"would get the id 3 of 'b': set tokenizer.mask_token"):
+        with_mask(holed)
+
+
+def test_a_vocabulary_with_holes_has_as_many_ids_as_its_largest_says():
+    assert vocabulary_size(with_ids({"a": 0, "end": 7, "[MASK]": 9})) == 10

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -14,6 +16,15 @@ def stream(seed=0, updates=10, batch=4):
 def order(seed=0, places=range(40)):
     data = stream(seed)
     return [int(data[place]["input_ids"][0]) for place in places]
+
+
+@pytest.mark.parametrize("wrong", [7, 6, -100])
+def test_a_text_with_an_id_that_the_model_does_not_have_is_refused(wrong):
+    model = SimpleNamespace(vocab_size=7, mask_token_id=6)
+    texts = torch.tensor([[0, 1, 5], [5, wrong, 1]])
+    data = Stream(texts, updates=1, batch=2, seed=0, config=model)
+    with pytest.raises(ValueError, match=rf"text 1 of the data holds the id {wrong}: .* 0 to 6"):
+        [data[place] for place in range(2)]
 
 
 def noise(places, batch=8, seed=0, length=5, smallest_time=0.0):

@@ -34,6 +34,7 @@ from sdtt.models.blocks import BlocksModel
 from sdtt.models.causal import CausalConfig, CausalLM
 from sdtt.models.checkpoints import check_folder, load_model, load_tokenizer_of
 from sdtt.models.mdlm import PRESETS, MDLMConfig, MDLMForMaskedLM, preset
+from sdtt.models.vocabulary import vocabulary_size
 from sdtt.training.config import StreamConfig, peak_of
 from sdtt.training.disk import SaveFailed
 from sdtt.training.estimate import estimate_of_pretraining
@@ -215,10 +216,11 @@ def _tokenizer(settings: PretrainSettings, run: RunFolder) -> PreTrainedTokenize
     else:
         assert settings.init_from is not None
         source, tokenizer = str(settings.init_from), load_tokenizer_of(settings.init_from)
-    if settings.vocab_size not in (None, len(tokenizer)):
+    size = vocabulary_size(tokenizer)
+    if settings.vocab_size not in (None, size):
         note(
             f"--vocab-size {settings.vocab_size} is not used: the tokenizer of {source} has "
-            f"{len(tokenizer)} ids"
+            f"{size} ids"
         )
     return tokenizer
 
@@ -233,7 +235,7 @@ def _model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase) -> Bl
 
 def _ids_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
     return {
-        "vocab_size": len(tokenizer),
+        "vocab_size": vocabulary_size(tokenizer),
         "mask_token_id": tokenizer.mask_token_id,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,

@@ -164,12 +164,23 @@ def check_output(run: RunFolder, sources: Sequence[str]) -> None:
         ValueError: If it lies in one of the sources.
     """
     for source in () if run.resume else sources:
-        folder = Path(source)
-        if folder.is_dir() and run.output.resolve().is_relative_to(folder.resolve()):
+        if _reads_from(Path(source).expanduser(), run.output.expanduser().resolve()):
             raise ValueError(
                 f"--output {run.output} lies in --data {source}: the next run would read its files "
                 "as text; choose another --output"
             )
+
+
+def _reads_from(source: Path, output: Path) -> bool:
+    """Whether a folder, or what a pattern finds, will hold files of an output folder."""
+    if source.is_dir():
+        return output.is_relative_to(source.resolve())
+    if not any(sign in str(source) for sign in "*?["):
+        return False
+    pattern = str(source.absolute())
+    patterns = (pattern, pattern.replace("**/", ""))  # it may stand for no folder at all
+    ours = (output, *output.parents, output / METRICS, output / "checkpoint-1" / METRICS)
+    return any(path.match(each) for path in ours for each in patterns)
 
 
 def run_training(

@@ -1,6 +1,7 @@
 """Where text comes from: files, folders, Hugging Face datasets, or what Python itself carries."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,12 @@ PYTHON_DOCS = "python-docs"
 _TABLES = {".parquet", ".arrow", ".csv"}
 """What a folder that `datasets` reads is known by."""
 
+_SAVED = ("dataset_dict.json", "state.json")
+"""What a folder that `save_to_disk` wrote is known by."""
+
+_NOTES = ("README", "LICENSE", "LICENCE", "NOTICE", "CITATION")
+"""How files begin that lie beside a corpus and are none of it."""
+
 
 def documents(
     source: Source,
@@ -27,15 +34,16 @@ def documents(
     unwrap: bool = False,
     detokenise: str | None = None,
 ) -> Iterator[Document]:
-    """Yield the documents of a source in an order that depends on its content alone.
+    """Yield the documents of a source in an order that depends on its content and names alone.
 
     Empty documents (white space only) are left out.
 
     Args:
         source: One of these, or a list of them:
             a file (.txt, .jsonl, each also .gz, .xz or .zst; .parquet; .bin of uint16 token ids);
-            a folder, searched to its depth for such files, in sorted order;
-            a glob pattern (`**` included), in sorted order;
+            a folder, searched to its depth for such files, in sorted order (what is linked in it
+            as well);
+            a glob pattern (`**` included), in sorted order, a file once;
             a folder written by `datasets.save_to_disk` or readable by `datasets.load_dataset`;
             the name of a dataset on the Hugging Face hub, `name` or `name:config`;
             `python-docs`, the documentation inside the running Python.
@@ -123,7 +131,7 @@ def unwrapped(document: Document) -> Document:
     """Join the hard-wrapped lines of a text: a single line end becomes a space."""
     if not isinstance(document, str):
         return document
-    return re.sub(r"(?<!\n)\n(?!\n)", " ", document)
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", document.replace("\r\n", "\n"))
 
 
 def _read(part: Path | str, text_column: str) -> Iterator[Document]:
@@ -148,6 +156,13 @@ def resolve(source: Source) -> list[Path | str]:
 
 def _resolve(source: str | Path) -> list[Path | str]:
     name = str(source)
+    if isinstance(source, str) and not source.strip():
+        raise ValueError("one of the sources is empty: name a file, a folder or a dataset")
+    if "://" in name:
+        raise ValueError(
+            f"{name!r} is an address: fetch the file first, or name a dataset of the hub as "
+            "owner/name"
+        )
     path = Path(source).expanduser()
     if name == PYTHON_DOCS:
         return [name]
@@ -155,13 +170,15 @@ def _resolve(source: str | Path) -> list[Path | str]:
         return _resolve_folder(path)
     if path.exists():
         if file_format(path) is None:
-            raise ValueError(f"cannot read {path}: its name must end in {FORMATS}")
+            hint = "; of tables name the folder" if path.suffix.lower() in _TABLES else ""
+            raise ValueError(f"cannot read {path}: its name must end in {FORMATS}{hint}")
         return [path]
     if any(sign in name for sign in "*?["):
         found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
         if not found:
             raise FileNotFoundError(f"no file matches the pattern {name!r}: look at its folder")
-        return [part for one in found for part in _resolve(one)]
+        # a pattern may find a folder and what lies in it
+        return list(dict.fromkeys(part for one in found for part in _resolve(one)))
     # what looks like owner/name or name:config may be a dataset; all else was meant as a path
     looks_named = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?(:.+)?", name)
     if isinstance(source, str) and looks_named and file_format(path) is None:
@@ -170,23 +187,51 @@ def _resolve(source: str | Path) -> list[Path | str]:
 
 
 def _resolve_folder(folder: Path) -> list[Path | str]:
-    inside = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(n.startswith(".") for n in path.relative_to(folder).parts)
-    )
-    files: list[Path | str] = [path for path in inside if file_format(path)]
-    # a table's folder may well hold a README.txt, which is not the corpus; its splits have names
-    texts = [path for path in inside if file_format(path) and path.suffix not in _TABLES]
-    only_notes = all(path.stem.upper().startswith("README") for path in texts)
-    if only_notes and any(path.suffix in _TABLES for path in inside):
+    if any((folder / mark).exists() for mark in _SAVED):
         return [str(folder)]
+    inside = _files_in(folder)
+    files: list[Path | str] = [path for path in inside if file_format(path)]
+    tables = [path for path in inside if path.suffix.lower() in _TABLES]
+    texts = [path for path in inside if file_format(path) and path not in tables]
+    # a table's folder may well hold a README.txt, which is not the corpus; its splits have names
+    texts = [path for path in texts if not path.name.upper().startswith(_NOTES)]
+    if tables and not texts:
+        return [str(folder)]
+    unread = [path for path in tables if not file_format(path)]
+    if unread:
+        raise ValueError(
+            f"the folder {folder} holds tables ({unread[0].name}) and text ({texts[0].name}): name "
+            f"the text by a pattern, such as '{folder}/**/*{texts[0].suffix}', or the folder of "
+            "the tables alone"
+        )
     if not files:
         raise FileNotFoundError(
             f"the folder {folder} holds no text: files must end in {FORMATS}, "
             "or be a dataset in .parquet, .arrow or .csv"
         )
     return files
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """All files of a folder, through links, but for hidden ones; sorted.
+
+    Raises:
+        OSError: A folder in it cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        real = os.path.realpath(place)
+        if real in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.is_file())
 
 
 def only_text(table: Any, text_column: str) -> Any:
@@ -212,7 +257,7 @@ def load_tables(name: str, *, streaming: bool = False) -> list[Any]:
     import datasets  # takes a second or two, and most sources do not need it
 
     path, _, config = (name, "", "") if Path(name).is_dir() else name.partition(":")
-    saved = any(Path(path, mark).exists() for mark in ("dataset_dict.json", "state.json"))
+    saved = any(Path(path, mark).exists() for mark in _SAVED)
     how = {"streaming": True} if streaming else {}
     try:
         if saved:
@@ -227,5 +272,7 @@ def load_tables(name: str, *, streaming: bool = False) -> list[Any]:
             f"hub, or {PYTHON_DOCS!r}, which needs no download"
         ) from error
     if not isinstance(loaded, dict):
-        return [loaded]
-    return [loaded["train"]] if "train" in loaded else list(loaded.values())
+        tables = [loaded]
+    else:
+        tables = [loaded["train"]] if "train" in loaded else list(loaded.values())
+    return [table.with_format(None) for table in tables]  # rows of Python's own types

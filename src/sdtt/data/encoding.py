@@ -16,6 +16,13 @@ PIECE = 2**18
 """Characters (or ids) of a long document that are encoded at once."""
 
 
+_WORDS = 4096
+"""Of the vocabulary, by which a tokenizer that is written in Python is known."""
+
+_SPACES = " a  b\tc\nd\u00a0e. na\u00efve, 3.14 don't \u65e5\u672c"
+"""Spaces, accents and signs, which such tokenizers treat in many ways."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Piece:
     """A stretch of a document that is encoded at once, and whether it opens or closes it."""
@@ -85,20 +92,22 @@ def cut_long(document: Document, limit: int) -> Iterator[Document]:
     yield document[start:]
 
 
-def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The largest id, and one."""
-    return 1 + int(max(tokenizer.get_vocab().values()))
-
-
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash what decides the ids of a text: the backend (or class and vocabulary), bos and eos."""
+    """Hash what decides the ids of a text: the backend, bos and eos.
+
+    A tokenizer written in Python does not tell its law: its class, its vocabulary, and what it
+    makes of words in small and capital letters stand for it.
+    """
     if tokenizer.is_fast:
         law = json.loads(tokenizer.backend_tokenizer.to_str())
         # the state of the last call, not of the tokenizer
         law = {name: part for name, part in law.items() if name not in ("truncation", "padding")}
     else:
         vocabulary = sorted(tokenizer.get_vocab().items())
-        law = {"class": type(tokenizer).__name__, "vocabulary": vocabulary}
+        some = vocabulary[:: max(1, len(vocabulary) // _WORDS)]
+        words = " ".join(word for word, _ in some) + _SPACES
+        looks = encode_texts(tokenizer, [words, words.upper(), words.lower()])
+        law = {"class": type(tokenizer).__name__, "vocabulary": vocabulary, "encodes": looks}
     ends = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id]
     return hashlib.sha256(json.dumps([law, ends]).encode()).hexdigest()
 

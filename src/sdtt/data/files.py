@@ -49,10 +49,14 @@ def file_format(path: Path) -> str | None:
     Returns:
         ".txt", ".jsonl", ".parquet" or ".bin"; None where it is none that `read_file` knows.
     """
-    packed = path.suffix in _PACKED
-    suffix = Path(path.stem).suffix if packed else path.suffix
+    packed = _is_packed(path)
+    suffix = (Path(path.stem).suffix if packed else path.suffix).lower()
     known = (".txt", ".jsonl") if packed else (".txt", ".jsonl", ".parquet", ".bin")
     return suffix if suffix in known else None
+
+
+def _is_packed(path: Path) -> bool:
+    return path.suffix.lower() in _PACKED
 
 
 def open_bytes(path: Path) -> io.BufferedIOBase:
@@ -61,7 +65,7 @@ def open_bytes(path: Path) -> io.BufferedIOBase:
     Raises:
         ValueError: It is .zst, and the package zstandard is missing.
     """
-    match path.suffix:
+    match path.suffix.lower():
         case ".gz":
             return gzip.open(path)
         case ".xz":
@@ -129,7 +133,13 @@ def record_document(record: Mapping[str, object], text_column: str, where: str) 
             f"{where}: column {column!r} holds half of a surrogate pair, mend the text"
         )
     if isinstance(value, list) and all(type(number) is int for number in value):
-        return np.asarray(value, dtype=np.int64)
+        try:
+            return np.asarray(value, dtype=np.int64)
+        except OverflowError as error:
+            raise ValueError(
+                f"{where}: column {column!r} holds the token id {max(value, key=abs)}, which no "
+                "tokenizer has"
+            ) from error
     raise ValueError(
         f"{where}: column {column!r} must hold text or a list of token ids, "
         f"got {type(value).__name__}: {str(value)[:40]}"
@@ -191,7 +201,7 @@ def _read_json_lines(path: Path, text_column: str, cursor: Cursor) -> Iterator[D
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also numbers or lists beyond its limits
             raise ValueError(f"{where} is not JSON: {error}") from error
         if not isinstance(record, dict):
             raise ValueError(
@@ -240,7 +250,7 @@ def _lines(path: Path, offset: int) -> Iterator[tuple[str, int]]:
 def _byte_lines(path: Path, offset: int) -> Iterator[bytes]:
     with open_bytes(path) as stream:
         try:
-            _skip(stream, offset, seekable=path.suffix not in _PACKED)
+            _skip(stream, offset, seekable=not _is_packed(path))
             yield from stream
         except _DAMAGE as error:
             raise ValueError(f"{path} is cut short or damaged ({error}): fetch it again") from error

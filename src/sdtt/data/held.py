@@ -11,12 +11,13 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from sdtt.data.corpus import is_empty, unwrapped
-from sdtt.data.encoding import encode_pieces, pieces_of, vocabulary_size
+from sdtt.data.encoding import encode_pieces, pieces_of
 from sdtt.data.files import Document
 from sdtt.data.lanes import weight
 from sdtt.data.parts import Part
 from sdtt.data.split import split_by_hash
 from sdtt.data.stream_state import StreamSettings
+from sdtt.models.vocabulary import vocabulary_size
 
 LONGEST_SEARCH = 2**28
 """Characters that are read at most for validation."""

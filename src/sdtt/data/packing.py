@@ -22,7 +22,7 @@ from sdtt.data.files import Document
 from sdtt.data.split import Assigned, split_by_hash, split_tail
 from sdtt.data.streams import Stream, Streams, cached_streams
 
-LAYOUT = 1
+LAYOUT = 2
 """Part of every key: to be raised when documents are encoded or split by another rule."""
 
 
@@ -113,8 +113,9 @@ def load_blocks(
     end of a paragraph (else line, else word) close before. Both sides of a document so cut end
     with eos; a text that comes twice may then lie on both.
 
-    **The cache.** Encoded once, by the hash of the source's content, the tokenizer and the
-    settings above; memory-mapped ids of 2 bytes, or 4 if the vocabulary is over 65,536.
+    **The cache.** Encoded once (once more where the tail is for validation), by the hash of the
+    source's content, the tokenizer and the settings above; memory-mapped ids of 2 bytes, or 4 if
+    the vocabulary is over 65,536.
 
     Args:
         source: See `corpus.documents`.

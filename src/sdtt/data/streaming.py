@@ -10,12 +10,13 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from sdtt.data.corpus import Source
-from sdtt.data.encoding import check_tokenizer, encode_pieces, tokenizer_digest, vocabulary_size
+from sdtt.data.encoding import check_tokenizer, encode_pieces, tokenizer_digest
 from sdtt.data.held import HeldBlocks, held_blocks
 from sdtt.data.lanes import FRESH, Dealer, Lane, Start
 from sdtt.data.parts import Part, parts_digest, parts_of
 from sdtt.data.stream_state import StreamSettings, StreamState
 from sdtt.data.windows import ReadingPlace, Windows
+from sdtt.models.vocabulary import vocabulary_size
 
 LAYOUT = 1
 """To be raised when the same settings give other texts: no stream goes on by another rule."""

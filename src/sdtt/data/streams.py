@@ -1,9 +1,12 @@
 """Documents as two flat files of token ids, made once and kept by the hash of what made them."""
 
 import dataclasses
+import errno
 import hashlib
 import json
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -11,14 +14,19 @@ import numpy as np
 from jaxtyping import Integer
 from transformers import PreTrainedTokenizerBase
 
-from sdtt.data.encoding import Piece, encode_pieces, pieces_of, vocabulary_size
+from sdtt.data.encoding import Piece, encode_pieces, pieces_of
 from sdtt.data.files import Document
 from sdtt.data.split import Assigned
+from sdtt.models.vocabulary import vocabulary_size
 
 BATCH = 2**21
 """Characters that are encoded in parallel; this bounds the memory."""
 
 SIDES = ("train", "validation")
+
+_ASIDE = ".making-"
+_ABANDONED = 86_400
+"""Seconds after which what was being made, and has not grown since, is taken for left behind."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,20 +79,39 @@ def cached_streams(
         return streams
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        aside = tempfile.TemporaryDirectory(dir=folder, prefix=".making-")
+        _remove_abandoned(folder)
+        aside = tempfile.TemporaryDirectory(dir=folder, prefix=_ASIDE)
     except OSError as error:
-        raise OSError(
-            f"cannot write to the cache folder {folder} ({error}): "
-            "name another by cache_dir or the variable SDTT_CACHE"
-        ) from error
+        raise _unwritable(folder, error) from error
     with aside as name:
-        record = _write(Path(name), tokenizer, assign())
+        try:
+            record = _write(Path(name), tokenizer, assign())
+        except OSError as error:  # reading a source has errors of its own
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise _unwritable(folder, error) from error
         (Path(name) / "record.json").write_text(json.dumps(record))
         for file in ("train.bin", "validation.bin", "record.json"):
             (Path(name) / file).replace(folder / f"{key}-{file}")
     streams = _open(folder, key)
     assert streams is not None, "streams just written are whole"
     return streams
+
+
+def _unwritable(folder: Path, error: OSError) -> OSError:
+    reason = (error.strerror or str(error)).lower()
+    return OSError(
+        f"cannot write to the cache folder {folder} ({reason}): "
+        "name another by cache_dir or the variable SDTT_CACHE"
+    )
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes what a process that was killed had been making."""
+    for aside in folder.glob(f"{_ASIDE}*"):
+        changed = [path.stat().st_mtime for path in (aside, *aside.glob("*")) if path.exists()]
+        if changed and time.time() - max(changed) > _ABANDONED:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _open(folder: Path, key: str) -> Streams | None:

@@ -94,14 +94,14 @@ def train_tokenizer(texts: Iterable[Document], vocab_size: int) -> PreTrainedTok
 def with_mask(tokenizer: AnyTokenizer) -> AnyTokenizer:
     """Copy a tokenizer, with a mask token, a bos and an eos.
 
-    A tokenizer without a mask token gets `[MASK]` as its last id. A missing bos is its cls token,
-    a missing eos its sep token; if only one of the two can be had, it serves as both.
+    A tokenizer without a mask token gets `[MASK]` behind its last id. A missing bos is its cls
+    token, a missing eos its sep token; if only one of the two can be had, it serves as both.
 
     Args:
         tokenizer: Any tokenizer of transformers; it is left as it is.
 
     Raises:
-        ValueError: There is no token that could end a text.
+        ValueError: There is no token that could end a text, or the id of the new MASK is taken.
     """
     tokenizer = copy.deepcopy(tokenizer)
     bos = tokenizer.bos_token or tokenizer.cls_token
@@ -114,7 +114,15 @@ def with_mask(tokenizer: AnyTokenizer) -> AnyTokenizer:
     tokenizer.bos_token = bos or eos
     tokenizer.eos_token = eos or bos
     if tokenizer.mask_token is None:
+        taken = {id_: token for token, id_ in tokenizer.get_vocab().items()}
         tokenizer.add_special_tokens({"mask_token": MASK})
+        other = taken.get(tokenizer.mask_token_id, MASK)
+        if other != MASK:
+            raise ValueError(
+                f"the ids of the tokenizer have holes, so that a new {MASK} would get the id "
+                f"{tokenizer.mask_token_id} of {other!r}: set tokenizer.mask_token to one of its "
+                "unused tokens"
+            )
     return tokenizer
 
 

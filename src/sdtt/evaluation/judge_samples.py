@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from sdtt.data.encoding import encode_texts, vocabulary_size
+from sdtt.data.encoding import encode_texts
 from sdtt.evaluation.diversity import Ids
 from sdtt.evaluation.judge import Judgement, judge_perplexity, scores_behind_bos
 from sdtt.evaluation.records import Sample
+from sdtt.models.vocabulary import vocabulary_size
 
 Eos = Literal["scored", "cut"]
 """What is made of an end of a text inside a sample."""

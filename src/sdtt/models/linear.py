@@ -61,8 +61,8 @@ class Packed:
     def __reduce__(self) -> str:
         """Refuses to be pickled, in words."""
         raise ValueError(
-            "a packed model cannot be pickled: its weights lie in the order of this machine; pickle "
-            "the model it was made of"
+            "a packed model cannot be pickled: its weights lie in the order of this machine; "
+            "pickle the model it was made of"
         )
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -366,7 +366,7 @@ class CachedMDLM:
 
 
 def preset(name: str, **overrides: Any) -> MDLMConfig:
-    """A config by name: ``tiny``, or a size of the paper.
+    """A config by name: ``tiny``, ``mini``, or a size of the paper.
 
     Args:
         name: One of ``PRESETS``.

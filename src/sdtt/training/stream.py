@@ -41,9 +41,12 @@ class Stream(Dataset[dict[str, Any]]):
         updates: Updates of the run.
         batch: Texts in the whole of an update.
         seed: Of the order.
+        config: Of the model: texts with an id that it does not have, or with MASK, are refused.
     """
 
-    def __init__(self, blocks: Any, *, updates: int, batch: int, seed: int) -> None:
+    def __init__(
+        self, blocks: Any, *, updates: int, batch: int, seed: int, config: Any = None
+    ) -> None:
         self.is_streamed = isinstance(blocks, StreamedBlocks)
         self.blocks = blocks if self.is_streamed else as_texts(blocks)
         if not self.is_streamed and len(blocks) == 0:
@@ -51,6 +54,7 @@ class Stream(Dataset[dict[str, Any]]):
         self.updates = updates
         self.batch = batch
         self.seed = seed
+        self._config = config
         self._epoch = -1
         self._order: Int64[Tensor, " N"] = torch.empty(0, dtype=torch.int64)
         self._states: dict[int, StreamState] = {}
@@ -71,7 +75,25 @@ class Stream(Dataset[dict[str, Any]]):
         if epoch != self._epoch:
             self._order = permutation(self.seed, "data", epoch, len(self.blocks))
             self._epoch = epoch
-        return {"input_ids": self.blocks[int(self._order[index])], "place": place}
+        return {"input_ids": self._checked(int(self._order[index])), "place": place}
+
+    def _checked(self, index: int) -> Int64[Tensor, " L"]:
+        """A text of the data (those of a stream were checked when they were encoded).
+
+        Raises:
+            ValueError: If it holds an id that the model does not have, or MASK.
+        """
+        ids: Tensor = self.blocks[index]
+        if self._config is not None:
+            size, mask = self._config.vocab_size, self._config.mask_token_id
+            wrong = ids[(ids < 0) | (ids >= size) | (ids == mask)]
+            if len(wrong):
+                raise ValueError(
+                    f"text {index} of the data holds the id {int(wrong[0])}: the model has the ids "
+                    f"0 to {size - 1}, of which {mask} is MASK and no text; encode the text by the "
+                    "model's own tokenizer"
+                )
+        return ids
 
     def __getitems__(self, places: list[int]) -> list[dict[str, Any]]:
         """The items of a micro-batch; texts of a stream are encoded together."""

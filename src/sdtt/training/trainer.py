@@ -30,6 +30,7 @@ from sdtt.evaluation.judge import judge_perplexity
 from sdtt.evaluation.nelbo import validation_nelbo
 from sdtt.models.adapters import network_of
 from sdtt.models.causal import CausalLM
+from sdtt.models.vocabulary import vocabulary_size
 from sdtt.training.compiling import compile_for_training
 from sdtt.training.config import StreamConfig, peak_of
 from sdtt.training.data_state import load_data_state, save_data_state, serve_own_lanes
@@ -128,7 +129,13 @@ class StreamTrainer(ParallelTrainer, ABC):
             given=args.gradient_accumulation_steps,
         )
         batch = args.texts_per_update
-        stream = Stream(train_dataset, updates=args.max_steps, batch=batch, seed=args.seed)
+        stream = Stream(
+            train_dataset,
+            updates=args.max_steps,
+            batch=batch,
+            seed=args.seed,
+            config=model.config,
+        )
         if stream.is_streamed and args.dataloader_num_workers:
             raise ValueError(
                 "a stream is read by the process that trains, whose state a checkpoint saves: "
@@ -655,8 +662,9 @@ def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> N
     if tokenizer is None:
         return
     size, mask = model.config.vocab_size, model.config.mask_token_id
-    if len(tokenizer) != size or tokenizer.mask_token_id != mask:
+    own = vocabulary_size(tokenizer)
+    if own != size or tokenizer.mask_token_id != mask:
         raise ValueError(
             f"the model's vocabulary has {size} ids with MASK {mask}, the tokenizer's "
-            f"{len(tokenizer)} with MASK {tokenizer.mask_token_id}; use the model's own tokenizer"
+            f"{own} with MASK {tokenizer.mask_token_id}; use the model's own tokenizer"
         )

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sdtt.models.fold import fold
 from sdtt.models.formats.checkpoint import Checkpoint
+from sdtt.models.vocabulary import vocabulary_size
 
 OURS = (
     *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"),
@@ -115,7 +116,7 @@ def check_tokenizer(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) 
         ValueError: If it has more of them, or another MASK.
     """
     size, mask = checkpoint.config.vocab_size, checkpoint.config.mask_token_id
-    count, own = len(tokenizer), tokenizer.mask_token_id
+    count, own = vocabulary_size(tokenizer), tokenizer.mask_token_id
     if own == size == count - 1:
         raise ValueError(
             f"the model has {size} ids and the tokenizer as many without MASK: it is of a model "
