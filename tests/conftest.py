@@ -53,6 +53,16 @@ def processor(monkeypatch):
 
 
 @pytest.fixture
+def unchecked():
+    """Without the check of annotations: as users have it, and for torch.compile."""
+    import jaxtyping
+
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
 def cuda_wheel(monkeypatch):
     """A torch that was built for CUDA, as `pip install torch` gives, on a machine without a GPU."""
     import torch

@@ -1314,7 +1314,7 @@ MUTANTS = [
     Mutant(
         "a student samples with dropout",
         "sampling/generate.py",
-        "model.eval()  # type: ignore[attr-defined]",
+        "module.training = False",
         "pass",
         (GENERATE + "a_student_samples_without_dropout",),
     ),
@@ -1528,8 +1528,8 @@ MUTANTS = [
     Mutant(
         "the margin is the probability",
         "sampling/confidence.py",
-        "return first - second",
-        "return first",
+        "else best[:, 0] - best[:, 1]",
+        "else best[:, 0]",
         (CONFIDENCE + "high_takes_the_surest_first[margin]",),
     ),
     Mutant(
@@ -1544,7 +1544,7 @@ MUTANTS = [
         "sampling/confidence.py",
         "p = logits.double()",
         "p = raw.double()",
-        (CONFIDENCE + "the_score_is_of_the_law_that_is_drawn_from",),
+        (CONFIDENCE + "the_score_is_of_the_law_without_what_is_banned",),
     ),
     Mutant(
         "the least sure is the surest",
@@ -3863,6 +3863,61 @@ MUTANTS = [
         '""',
         (
             "data/test_data_tokenizer.py::test_of_a_run_that_has_not_ended_the_checkpoints_are_named",
+        ),
+    ),
+    Mutant(
+        "the score is of the sharpened law",
+        "sampling/confidence.py",
+        "p = logits.double()",
+        "p = transform.sharpened(logits).double()",
+        (CONFIDENCE + "a_sharper_law_is_no_surer_one",),
+    ),
+    Mutant(
+        "parts come back in the mode of the whole",
+        "sampling/generate.py",
+        "for module in in_training:\n            module.training = True",
+        "for module in modules:\n            module.training = bool(in_training)",
+        (GENERATE + "each_part_is_given_back_in_its_own_mode",),
+    ),
+    Mutant(
+        "a temperature divides scores that may become infinite",
+        "diffusion/categorical.py",
+        "(logits - logits.amax(-1, keepdim=True)) / value",
+        "logits / value",
+        (CATEGORICAL + "a_temperature_beyond_float32_leaves_the_likeliest",),
+    ),
+    Mutant(
+        "the baseline's temperature is taken in 16 bits",
+        "sampling/autoregressive.py",
+        "logits.to(levels.device, torch.promote_types(logits.dtype, torch.float32))",
+        "logits.to(levels.device)",
+        (
+            "sampling/test_sampling_autoregressive.py::test_a_temperature_is_taken_in_float32_at_least",
+        ),
+    ),
+    Mutant(
+        "a pattern reads a file as often as it finds it",
+        "data/corpus.py",
+        "list(dict.fromkeys(part for one in found for part in _resolve(one)))",
+        "[part for one in found for part in _resolve(one)]",
+        (CORPUS + "a_pattern_that_finds_folders_reads_each_file_once",),
+    ),
+    Mutant(
+        "a tokenizer in Python is known by its vocabulary alone",
+        "data/encoding.py",
+        '"encodes": looks}',
+        '"encodes": len(looks)}',
+        (
+            "data/test_data_packing.py::test_the_key_knows_what_a_tokenizer_written_in_python_makes_of_capitals",
+        ),
+    ),
+    Mutant(
+        "ids that the model does not have are trained on",
+        "training/stream.py",
+        "(ids < 0) | (ids >= size) | (ids == mask)",
+        "ids < -size",
+        (
+            "training/test_training_stream.py::test_a_text_with_an_id_that_the_model_does_not_have_is_refused",
         ),
     ),
 ]

@@ -78,6 +78,13 @@ def test_v_just_below_one_stays_inside_a_large_vocabulary():
     assert (draw(scores, v) == 50_256).all()
 
 
+@pytest.mark.parametrize("row", [[0.0, math.nan], [0.0, math.inf], [NEVER, NEVER]])
+def test_scores_that_are_no_law_are_refused_in_words(row):
+    logits = torch.tensor([[0.0, 1.0], row])
+    with pytest.raises(ValueError, match="scores that are no law"):
+        draw(logits, torch.tensor([0.5, 0.5], dtype=torch.float64))
+
+
 def test_a_token_of_probability_zero_is_never_drawn():
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(2_000, 12, generator=generator)
@@ -120,6 +127,12 @@ def test_temperature_raises_the_law_to_a_power():
 
 def test_temperature_zero_shares_all_mass_among_the_likeliest():
     assert law_of(temperature(log(0.1, 0.4, 0.4, 0.1), 0.0)) == [0, 0.5, 0.5, 0]
+
+
+@pytest.mark.parametrize("value", [1e-37, 1e-39, 1e-300])
+def test_a_temperature_beyond_float32_leaves_the_likeliest(value):
+    logits = torch.tensor([[-100.0, -99.0, -101.0, NEVER]])
+    assert law_of(temperature(logits, value)) == [0.0, 1.0, 0.0, 0.0]
 
 
 def test_temperature_keeps_what_cannot_be():

@@ -2,7 +2,6 @@
 
 import time
 
-import jaxtyping
 import pytest
 import torch
 
@@ -173,14 +172,6 @@ def test_the_compiled_form_is_timed_on_a_copy_and_the_model_stays_as_it_is(clock
     assert (eager.form, compiled.form) == ("eager", "compiled")
     assert compiled.seconds == eager.seconds / 2
     assert not model.compiled
-
-
-@pytest.fixture
-def unchecked():
-    """Without the check of annotations, through which torch.compile does not see."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from transformers import (
 from sdtt.diffusion.denoiser import as_denoiser
 from sdtt.models.adapters import MaskedLMDenoiser, denoiser_from, network_of
 from sdtt.models.mdlm import MDLMForMaskedLM
+from sdtt.sampling.generate import sample
 
 SHAPE = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 SHAPE |= {"intermediate_size": 32, "max_position_embeddings": 24, "pad_token_id": 0}
@@ -110,3 +111,17 @@ def test_a_model_without_a_wrapper_is_its_own_network(random_model):
     model = random_model()
     assert isinstance(network_of(model), MDLMForMaskedLM)
     assert network_of(model) is model
+
+
+def test_sampling_leaves_the_model_in_the_mode_that_it_was_given_in():
+    model = bert()
+    denoiser = MaskedLMDenoiser(model, MASK)
+    sample(denoiser, torch.full((1, 4), MASK), steps=2)
+    assert not any(module.training for module in denoiser.modules())
+    assert MaskedLMDenoiser(model.train(), MASK).training
+
+
+def test_a_text_longer_than_the_positions_is_refused():
+    with pytest.raises(ValueError, match="25 tokens is longer than the model's 24"):
+        sample(MaskedLMDenoiser(bert(), MASK), torch.full((1, 25), MASK))
+    assert MaskedLMDenoiser(bert(), MASK).device == torch.device("cpu")

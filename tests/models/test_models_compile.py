@@ -3,7 +3,6 @@
 import copy
 import pickle
 
-import jaxtyping
 import pytest
 import torch
 
@@ -17,14 +16,6 @@ HOW = {"sampler": "ancestral", "steps": 6, "seed": 3}
 
 def canvas(model, count=5):
     return canvas_of(model, 12, count, prompt=[1, 2])
-
-
-@pytest.fixture
-def unchecked():
-    """Without the check of annotations, through which torch.compile does not see."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 from dataclasses import dataclass, field
 
-import jaxtyping
 import pytest
 import torch
 
@@ -29,14 +28,6 @@ def follower(seed=0, **changes):
 @pytest.fixture(scope="module")
 def model():
     return follower()
-
-
-@pytest.fixture
-def unchecked():
-    """Without the check of annotations, through which torch.compile does not see."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_nobody_sees_a_mask_but_itself():

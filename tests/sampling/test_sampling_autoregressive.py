@@ -229,3 +229,35 @@ def test_a_large_repetition_penalty_repeats_no_token_while_there_are_others():
 def test_a_setting_out_of_its_range_is_refused(settings, says):
     with pytest.raises(ValueError, match=says):
         sample_autoregressive(network(), num_samples=1, length=3, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"seed": 1.0}, "seed must be a whole number, got 1.0"),
+        ({"seed": True}, "seed must be a whole number, got True"),
+        ({"length": 5.0}, "length must be a whole number, got 5.0"),
+        ({"num_samples": 1.5}, "num_samples must be a whole number, got 1.5"),
+        ({"top_k": 2.5}, "top_k must be a whole number, got 2.5"),
+        ({"stop_ids": [99]}, r"stop_ids has the unknown id 99; ids lie in \[0, 9\)"),
+        ({"prompts": torch.tensor([1, 2])}, r"a batch of texts, \(B, P\), got the shape \(2,\)"),
+    ],
+)
+def test_what_is_no_number_or_no_batch_is_refused(unchecked, settings, says):
+    del unchecked
+    with pytest.raises(ValueError, match=says):
+        sample_autoregressive(network(), **{"num_samples": 1, "length": 3} | settings)
+
+
+def test_a_temperature_is_taken_in_float32_at_least():
+    model = network().bfloat16()
+    seen = []
+
+    def transform(self, logits, text=None):  # noqa: ARG001
+        seen.append(logits.dtype)
+        return logits
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Transform, "__call__", transform)
+        sample_autoregressive(model, num_samples=2, length=3, temperature=0.8)
+    assert set(seen) == {torch.float32}

@@ -209,7 +209,8 @@ def test_a_canvas_that_cannot_be_is_refused(model, tokenizer, settings, says):
 
 
 @pytest.mark.parametrize(
-    ("pad", "eos", "due"), [(4, 7, 4), (None, 7, 7), (None, [8, 9], 8), (None, None, 0), (0, 7, 0)]
+    ("pad", "eos", "due"),
+    [(4, 7, 4), (None, 7, 7), (None, [8, 9], 8), (None, None, 0), (0, 7, 0), (-1, 7, 7)],
 )
 def test_padding_is_the_models_own_or_eos_or_zero(pad, eos, due):
     config = SimpleNamespace(pad_token_id=pad, eos_token_id=eos)

@@ -6,7 +6,7 @@ from sampling.laws import F64, OfPlace, random_uniforms, run
 
 from sdtt.diffusion.categorical import Transform
 from sdtt.models.exact import MarkovDenoiser
-from sdtt.sampling.confidence import ConfidenceSettings
+from sdtt.sampling.confidence import ConfidenceSettings, margin
 from sdtt.sampling.reveal import rank_of_free
 
 # position: largest probability | margin | entropy in nats
@@ -73,9 +73,24 @@ def test_random_takes_the_largest_u_first():
     assert revealed(u=u, steps=4, order="random") == [[1], [3], [0], [2]]
 
 
-def test_the_score_is_of_the_law_that_is_drawn_from():
+def test_the_score_is_of_the_law_without_what_is_banned():
     # without token 0 the likeliest have 0.98, 0.5, 0.5 and 0.83; of equal ones the first comes
     assert revealed(steps=4, transform=Transform(banned=(0,))) == [[0], [3], [1], [2]]
+
+
+@pytest.mark.parametrize("sharp", [{"temperature": 0.0}, {"top_k": 1}, {"top_p": 1e-9}])
+@pytest.mark.parametrize("score", sorted(SUREST_FIRST))
+def test_a_sharper_law_is_no_surer_one(score, sharp):
+    assert revealed(steps=4, score=score, transform=Transform(**sharp)) == [
+        [i] for i in SUREST_FIRST[score]
+    ]
+    bound = {"threshold": 0.54} if score == "probability" else {"entropy_bound": 0.74}
+    plain = revealed(score=score, **bound)
+    assert revealed(score=score, transform=Transform(**sharp), **bound) == plain
+
+
+def test_the_margin_of_a_law_of_one_token_is_its_probability():
+    assert margin(torch.ones(3, 1, dtype=F64)).tolist() == [1.0, 1.0, 1.0]
 
 
 def test_a_threshold_takes_all_that_reach_it_and_else_the_best():

@@ -1,4 +1,3 @@
-import jaxtyping
 import pytest
 import torch
 
@@ -170,6 +169,18 @@ def test_evaluating_gives_the_mode_back_even_after_an_error(training):
         fail()
     assert not any(modes)
     assert all(module.training == training for module in model.modules())
+
+
+@pytest.mark.parametrize("of_whole", [True, False])
+def test_each_part_is_given_back_in_its_own_mode(of_whole):
+    model = network(dropout=0.5).train(of_whole)
+    part = model.backbone.blocks[0].train(not of_whole)
+    before = [module.training for module in model.modules()]
+    canvas = canvas_of(model, 12, 2)
+    texts = [sample(model, canvas, steps=4) for _ in range(2)]
+    assert torch.equal(*texts)  # so without dropout
+    assert [module.training for module in model.modules()] == before
+    assert part.training != model.training
 
 
 def test_a_student_samples_without_dropout():
@@ -378,6 +389,17 @@ NO_CANVAS = {
         torch.full((2, 12), 8),
         {"attention_mask": torch.ones(1, 12)},
     ),
+    "a canvas must hold ids, whole numbers; got torch.float32": (torch.full((1, 4), 8.0), {}),
+    "attention_mask has padding before a token: pad on the right": (
+        torch.full((1, 3), 8),
+        {"attention_mask": torch.tensor([[0, 1, 1]])},
+    ),
+    "seed must be a whole number, got None": (torch.full((1, 4), 8), {"seed": None}),
+    "temperature must be a number, got None": (torch.full((1, 4), 8), {"temperature": None}),
+    "banned must be a list of whole numbers, got None": (
+        torch.full((1, 4), 8),
+        {"banned": None},
+    ),
     "banned has the unknown id 99; ids lie in": (torch.full((1, 4), 8), {"banned": (99,)}),
     "stop_ids has the unknown id 8; ids lie in .* not MASK": (
         torch.full((1, 4), 8),
@@ -386,20 +408,42 @@ NO_CANVAS = {
 }
 
 
-@pytest.fixture
-def unchecked():
-    """As users have it: without the tests' check of annotations."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 @pytest.mark.parametrize("says", sorted(NO_CANVAS))
 def test_a_canvas_that_cannot_be_is_refused_in_one_line(unchecked, says):
     del unchecked
     canvas, settings = NO_CANVAS[says]
     with pytest.raises(ValueError, match=says):
         sample(network(), canvas, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"num_samples": 2.5}, "num_samples must be a whole number, got 2.5"),
+        ({"num_samples": "2"}, "num_samples must be a whole number, got '2'"),
+        ({"length": 4.5}, "length must be a whole number, got 4.5"),
+        ({"max_new_tokens": True}, "max_new_tokens must be a whole number, got True"),
+        ({"forced": {"a": 3}}, "forced_tokens must be pairs of a place and an id"),
+        ({"prompt": None}, "prompt must be a text, or a sequence of texts, got None"),
+        ({"prompt": ["a", 3]}, "prompt must be a text, or a sequence of texts, got"),
+    ],
+)
+def test_a_text_that_cannot_be_is_refused_in_one_line(tokenizer, unchecked, settings, says):
+    del unchecked
+    model = network(len(tokenizer), mask_token_id=tokenizer.mask_token_id)
+    with pytest.raises(ValueError, match=says):
+        generate(model, tokenizer, **settings)
+
+
+def test_what_stands_behind_an_end_that_the_config_does_not_name_is_that_end(tokenizer):
+    model = network(len(tokenizer), mask_token_id=tokenizer.mask_token_id)
+    assert text_settings_for(model).pad_id == 0
+    model.generation_config = DiffusionGenerationConfig(eos_token_id=7)
+    assert text_settings_for(model).pad_id == 7
+    model.config.pad_token_id = -1  # as some say that there is none
+    assert text_settings_for(model).pad_id == 7
+    model.config.pad_token_id = 4
+    assert text_settings_for(model).pad_id == 4
 
 
 def test_what_is_left_open_is_as_the_generation_config_says(tokenizer):

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -253,6 +252,20 @@ def test_a_config_given_on_loading_is_the_models(tmp_path):
     config = DiffusionGenerationConfig(steps=2)
     loaded = AutoModelForMaskedLM.from_pretrained(tmp_path, generation_config=config)
     assert loaded.generation_config.steps == 2
+
+
+def test_a_config_of_transformers_given_on_loading_is_the_models(tmp_path, unchecked):
+    del unchecked
+    network().save_pretrained(tmp_path)
+    config = GenerationConfig(temperature=0.5)
+    loaded = AutoModelForMaskedLM.from_pretrained(tmp_path, generation_config=config)
+    assert loaded.generation_config.temperature == 0.5
+
+
+def test_ids_of_a_prompt_are_whole_numbers(unchecked):
+    del unchecked
+    with pytest.raises(ValueError, match=r"input_ids must hold ids, .* got torch.float32"):
+        network().generate(torch.tensor([[1.7, 2.2]]))
 
 
 def test_a_folder_without_a_generation_config_loads(tmp_path):
@@ -533,14 +546,6 @@ def test_a_config_of_transformers_counts_by_what_is_set_in_it():
         model.generate(prompt, generation_config=GenerationConfig(num_beams=4))
     with pytest.raises(ValueError, match=r"no do_sample: texts are drawn; temperature=0"):
         model.generate(prompt, do_sample=True)
-
-
-@pytest.fixture
-def unchecked():
-    """As users have it: without the tests' check of annotations."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_an_attention_mask_of_another_shape_is_refused(unchecked):

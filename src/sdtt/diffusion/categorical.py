@@ -23,6 +23,10 @@ def draw(logits: Float[Tensor, "N V"], v: Float[Tensor, " N"]) -> Int[Tensor, " 
     Args:
         logits: Log-probabilities up to a constant; -inf is probability 0.
         v: A float64 uniform in [0, 1) for each row.
+
+    Raises:
+        ValueError: On a CPU, if a row is no law: it holds nan, or +inf, or nothing but -inf. (On an
+            accelerator, whose answer would have to be waited for, the kernels stop.)
     """
     if logits.device.type == "mps":  # has no float64
         return draw(logits.cpu(), v.cpu()).to(logits.device)
@@ -38,6 +42,11 @@ def draw(logits: Float[Tensor, "N V"], v: Float[Tensor, " N"]) -> Int[Tensor, " 
     )
     ends = runs.cumsum(1)
     total = ends[:, -1:]
+    if total.device.type == "cpu" and not bool(total.isfinite().all()):
+        raise ValueError(
+            "the network gave scores that are no law (nan or infinity): load it in float32 or "
+            "bfloat16 if it is in float16, or ban fewer tokens if all of them are banned"
+        )
     # strictly below the total, or rounding could step past the last token
     level = torch.minimum(v.to(total)[:, None] * total, torch.nextafter(total, 0 * total))
     run = torch.searchsorted(ends, level, right=True)
@@ -63,10 +72,10 @@ def level_device(device: torch.device) -> torch.device:
 
 def temperature(logits: Float[Tensor, "N V"], value: float) -> Float[Tensor, "N V"]:
     """The law proportional to p^(1 / value); at 0 all mass on the likeliest tokens."""
-    if value == 0:
+    if value < torch.finfo(logits.dtype).tiny:  # 0, for this dtype
         likeliest = logits == logits.amax(-1, keepdim=True)
         return torch.zeros_like(logits).masked_fill(~likeliest, float("-inf"))
-    return logits / value
+    return (logits - logits.amax(-1, keepdim=True)) / value  # no number may become infinite
 
 
 def top_p(logits: Float[Tensor, "N V"], mass: float) -> Float[Tensor, "N V"]:
@@ -160,7 +169,13 @@ class Transform:
     def __call__(
         self, logits: Float[Tensor, "N V"], text: Int[Tensor, "N L"] | None = None
     ) -> Float[Tensor, "N V"]:
-        """The changed law of each row.
+        """The changed law of each row: ``sharpened(allowed(logits, text))``."""
+        return self.sharpened(self.allowed(logits, text))
+
+    def allowed(
+        self, logits: Float[Tensor, "N V"], text: Int[Tensor, "N L"] | None = None
+    ) -> Float[Tensor, "N V"]:
+        """The law of each row with its penalties and without what is banned.
 
         Args:
             logits: Log-probabilities up to a constant.
@@ -179,6 +194,10 @@ class Transform:
             for column in columns:  # each a fill: a list of them would wait for the device
                 hidden[column : column + 1] = True
             logits = logits.masked_fill(hidden, float("-inf"))
+        return logits
+
+    def sharpened(self, logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
+        """A law under temperature, top-k and nucleus."""
         if self.temperature != 1:
             logits = temperature(logits, self.temperature)
         if self.top_k is not None:

@@ -53,6 +53,22 @@ class MaskedLMDenoiser(nn.Module):
         self.config = trunk.config
         self.mask_token_id = mask_token_id
         self.excluded_ids = (mask_token_id,) if excluded_ids is None else excluded_ids
+        self.train(model.training)
+
+    @property
+    def device(self) -> torch.device:
+        """Where ids belong."""
+        return self.linear.weight.device
+
+    def check_length(self, length: int) -> None:
+        """Refuses texts that have more tokens than the model has positions.
+
+        Raises:
+            ValueError: If they have.
+        """
+        limit = getattr(self.config, "max_position_embeddings", None)
+        if limit is not None and length > limit:
+            raise ValueError(f"a text of {length} tokens is longer than the model's {limit}")
 
     def set_attn_implementation(self, name: str) -> None:
         """Which attention the model uses; see transformers."""

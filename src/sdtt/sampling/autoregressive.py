@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from transformers import StaticCache
 from sdtt.diffusion.categorical import Transform, draw, level_device
 from sdtt.diffusion.uniforms import uniforms
 from sdtt.sampling.generate import evaluating
+from sdtt.sampling.settings import is_number
 
 NextToken = Callable[[Int[Tensor, "B P"], StaticCache], Float[Tensor, "B V"]]
 
@@ -79,9 +81,17 @@ def sample_autoregressive(
         raise ValueError(f"{type(model).__name__} has no bos_token_id to begin a text with")
     for name, value, least in (
         ("num_samples", num_samples, 0), ("length", length, 1), ("batch_size", batch_size, 1),
+        ("seed", seed, None), ("top_k", 1 if top_k is None else top_k, None),
     ):  # fmt: skip
-        if value < least:
+        if not is_number(value, Integral):
+            raise ValueError(f"{name} must be a whole number, got {value!r}")
+        if least is not None and value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
+    unknown = [token for token in stop_ids if not 0 <= token < model.config.vocab_size]
+    if unknown:
+        raise ValueError(
+            f"stop_ids has the unknown id {unknown[0]}; ids lie in [0, {model.config.vocab_size})"
+        )
     limit = getattr(model.config, "max_position_embeddings", None) or length
     if length > limit:
         raise ValueError(f"length {length} is more than the model's {limit}")
@@ -113,6 +123,10 @@ def _fronts(
     """The ids that each text begins with, checked."""
     if prompts is None:
         prompts = torch.tensor([list(prompt)], dtype=torch.long).repeat(num_samples, 1)
+    elif prompts.dim() != 2:
+        raise ValueError(
+            f"prompts must be a batch of texts, (B, P), got the shape {tuple(prompts.shape)}"
+        )
     elif len(prompts) != num_samples:
         raise ValueError(f"there are {len(prompts)} prompts for {num_samples} samples")
     known = set(prompts.unique().tolist())
@@ -166,7 +180,9 @@ def _write(
             logits = passes.of_prompt(text[:, :place], passes.cache)
         else:
             logits = passes.of_token(text[:, place - 1 : place].clone(), passes.cache)
-        law = transform(logits.to(levels.device), text[:, 1:place].to(levels.device))
+        # a temperature would lose more in 16 bits than the network has
+        logits = logits.to(levels.device, torch.promote_types(logits.dtype, torch.float32))
+        law = transform(logits, text[:, 1:place].to(levels.device))
         token = draw(law, levels[:, place - 1]).to(text.device)
         text[:, place] = torch.where(ended, text[:, place], token)
         if passes.on_token is not None:

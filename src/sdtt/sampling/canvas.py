@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sdtt.diffusion.denoiser import Denoiser, as_denoiser
+from sdtt.sampling.settings import is_number
 
 SLOT = re.compile(r"\[(\d+)\]")
 """In an infill template: so many tokens to be filled in."""
@@ -121,8 +123,9 @@ def check_canvas(
 
     Raises:
         ValueError: If they are no batch of texts, are too long, have an id that the denoiser does
-            not know, or the mask has another shape.
+            not know, or the mask has another shape or hides what stands before a real token.
     """
+    check_whole(canvas, "a canvas")
     if canvas.dim() != 2:
         raise ValueError(
             f"a canvas is a batch of texts, (B, L), got the shape {tuple(canvas.shape)}"
@@ -130,6 +133,11 @@ def check_canvas(
     if attention_mask is not None and attention_mask.shape != canvas.shape:
         shapes = tuple(attention_mask.shape), tuple(canvas.shape)
         raise ValueError(f"attention_mask has the shape {shapes[0]}, the canvas {shapes[1]}")
+    if attention_mask is not None and bool(attention_mask.long().diff(dim=1).gt(0).any()):
+        raise ValueError(
+            "attention_mask has padding before a token: pad on the right, or the places of a text "
+            "are others than without padding (model.generate takes padding on either side)"
+        )
     if hasattr(denoiser, "check_length"):
         denoiser.check_length(canvas.shape[1])
     known = (canvas >= 0) & (canvas < denoiser.head.weight.shape[0])
@@ -141,6 +149,16 @@ def check_canvas(
             f"the canvas has the unknown id {int(canvas[~known][0])}: the model's ids lie in "
             f"[0, {denoiser.head.weight.shape[0]})"
         )
+
+
+def check_whole(ids: Tensor, what: str) -> None:
+    """Refuses ids that are no whole numbers: a cast would cut them.
+
+    Raises:
+        ValueError: If their dtype is one of fractions, or true and false.
+    """
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise ValueError(f"{what} must hold ids, whole numbers; got {ids.dtype}")
 
 
 def ragged_canvas(texts: Sequence[Sequence[int]], pad_id: int) -> Canvas:
@@ -247,7 +265,9 @@ def encoded_canvas(
         texts = [_infill_ids(model, tokenizer, infill)]
         check_ids(model, texts[0], model.config.vocab_size, allow_mask=True)
     else:
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        if not isinstance(prompts, Sequence) or any(not isinstance(p, str) for p in prompts):
+            raise ValueError(f"prompt must be a text, or a sequence of texts, got {prompt!r}")
         fronts = [encode(tokenizer, text) for text in prompts]
         back = encode(tokenizer, suffix)
         texts = [_between(model, front, back, length or limit, max_new_tokens) for front in fronts]
@@ -261,6 +281,10 @@ def encoded_canvas(
 def _check_sizes(
     length: int | None, max_new_tokens: int | None, num_samples: int, limit: int
 ) -> None:
+    numbers = {"length": length, "max_new_tokens": max_new_tokens, "num_samples": num_samples}
+    for name, value in numbers.items():
+        if value is not None and not is_number(value, Integral):
+            raise ValueError(f"{name} must be a whole number, got {value!r}")
     if length is not None and max_new_tokens is not None:
         raise ValueError("length and max_new_tokens exclude each other: give one")
     if length is not None and length < 1:
@@ -301,10 +325,16 @@ def _infill_ids(model: Any, tokenizer: Any, template: str) -> list[int]:
     return ids
 
 
-def pad_id_of(model: Any) -> int:
-    """The id that stands in padding: the model's own, or else EOS, or else 0."""
+def pad_id_of(model: Any, eos: Any = None) -> int:
+    """The id that stands in padding: the model's own, or else EOS, or else 0.
+
+    Args:
+        model: Of transformers; -1 is how some configs say that there is none.
+        eos: What ends a text, where that is not what its config says.
+    """
     config = model.config
-    for token in (config.pad_token_id, config.eos_token_id):
-        if token is not None:
-            return int(token[0] if isinstance(token, list | tuple) else token)
+    for token in (config.pad_token_id, eos, config.eos_token_id):
+        first = token[0] if isinstance(token, list | tuple) else token
+        if first is not None and first >= 0:
+            return int(first)
     return 0

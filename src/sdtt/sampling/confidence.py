@@ -24,8 +24,8 @@ def max_probability(p: Float64[Tensor, "N V"]) -> Float64[Tensor, " N"]:
 
 def margin(p: Float64[Tensor, "N V"]) -> Float64[Tensor, " N"]:
     """How far the likeliest token is ahead of the second [Kim et al. 2025, arXiv 2502.06768]."""
-    first, second = p.topk(2, dim=-1).values.unbind(-1)
-    return first - second
+    best = p.topk(min(2, p.shape[-1]), dim=-1).values
+    return best[:, 0] if best.shape[1] == 1 else best[:, 0] - best[:, 1]
 
 
 def negative_entropy(p: Float64[Tensor, "N V"]) -> Float64[Tensor, " N"]:
@@ -51,7 +51,8 @@ class ConfidenceSettings:
             most gamma nats, at least one: what bounds the dependence that drawing them together
             ignores [EB-sampler, arXiv 2505.24857].
         score: How sure a law is: "probability" of its likeliest token, "margin" to the second, or
-            negative "entropy" in nats. It is taken of the law that is drawn from.
+            negative "entropy" in nats. It is taken of the law before temperature, top-k and
+            nucleus, under which all laws may look sure: at temperature 0 they are.
         order: "high" reveals the surest first, "low" the least sure, "random" whichever.
         order_temperature: Gumbel noise of this size on the scores before the choice of positions
             (MaskGIT, arXiv 2202.04200); 0 for none.
@@ -205,8 +206,8 @@ def _laws(
     """A token for every row by the uniform of its position, and the score of its law."""
     tokens, scores, entropies = [], [], []
     for raw, each, v in tiles(denoiser, hidden, level, text):
-        logits = transform(raw, each)
-        tokens.append(draw(logits, v))
+        logits = transform.allowed(raw, each)
+        tokens.append(draw(transform.sharpened(logits), v))
         p = logits.double().softmax(-1)
         scores.append(score(p))
         entropies.append(-negative_entropy(p))

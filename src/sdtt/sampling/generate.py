@@ -30,15 +30,19 @@ CACHE_HOST_BYTES = 2**30
 
 @contextmanager
 def evaluating(model: object) -> Iterator[None]:
-    """The model in evaluation mode, so without dropout; its mode comes back afterwards."""
-    was_training = isinstance(model, nn.Module) and model.training
-    if was_training:
-        model.eval()  # type: ignore[attr-defined]
+    """The model in evaluation mode, so without dropout; afterwards each part is in its own again.
+
+    A part may be in another mode than the whole: one that is frozen, or one that a wrapper holds.
+    """
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    in_training = [module for module in modules if module.training]
+    for module in in_training:
+        module.training = False
     try:
         yield
     finally:
-        if was_training:
-            model.train()  # type: ignore[attr-defined]
+        for module in in_training:
+            module.training = True
 
 
 def texts_a_pass(denoiser: Denoiser, length: int, device: torch.device) -> int:

@@ -17,7 +17,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
-from sdtt.sampling.canvas import Canvas, check_ids, force, ragged_canvas
+from sdtt.sampling.canvas import Canvas, check_ids, check_whole, force, ragged_canvas
 from sdtt.sampling.generate import sample
 from sdtt.sampling.reveal import Step
 from sdtt.sampling.settings import (
@@ -216,7 +216,7 @@ class DiffusionGenerationMixin:
 
     def adjust_generation_fn(
         self,
-        generation_config: "DiffusionGenerationConfig | None",
+        generation_config: GenerationConfig | None,
         _from_auto_class: Any,
         _from_pipeline: Any,
         source: str | PathLike[str],
@@ -224,7 +224,9 @@ class DiffusionGenerationMixin:
     ) -> None:
         """Loads the ``generation_config.json`` beside the weights; called by transformers."""
         if generation_config is not None:
-            self.generation_config = DiffusionGenerationConfig().merged(generation_config)
+            self.generation_config = DiffusionGenerationConfig().merged(
+                as_diffusion(generation_config)
+            )
             return
         wanted = ("cache_dir", "force_download", "local_files_only", "token", "revision")
         options = {name: download[name] for name in (*wanted, "subfolder") if name in download}
@@ -311,6 +313,7 @@ class DiffusionGenerationMixin:
 
 def _real_tokens(input_ids: Tensor, attention_mask: Tensor | None) -> list[list[int]]:
     """The prompts without their padding."""
+    check_whole(input_ids, "input_ids")
     if input_ids.dim() != 2:
         shape = tuple(input_ids.shape)
         raise ValueError(f"input_ids must be a batch of texts, (B, P), got the shape {shape}")

@@ -124,7 +124,11 @@ class SampleSettings:
 
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
-        check_kinds({each.name: getattr(self, each.name) for each in dataclasses.fields(self)})
+        given = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        check_kinds(given)
+        for each in dataclasses.fields(self):
+            if given[each.name] is None and each.default is not None:
+                raise ValueError(f"{each.name} must be {WANTED[KINDS[each.name]][1]}, got None")
         self.transform()
         self.chosen()
         if self.batch_size is not None and self.batch_size < 1:

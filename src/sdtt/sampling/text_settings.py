@@ -66,7 +66,7 @@ def text_settings_for(
         1 if num_samples is None else num_samples,
         length,
         max_new_tokens,
-        pairs_of(getattr(config, "forced_tokens", None)) if forced is None else forced,
+        pairs_of(getattr(config, "forced_tokens", None) if forced is None else forced),
         stop_ids_for(model, config) if stop_at_eos else (),
         pad_id_for(model, config),
     )
@@ -90,13 +90,13 @@ def stop_ids_for(model: Any, config: Any) -> tuple[int, ...]:
 
 def pad_id_for(model: Any, config: Any) -> int:
     """What stands in padding, as a generation config has it, or else ``pad_id_of`` the model."""
-    pad = getattr(config, "pad_token_id", None)
+    pad, eos = getattr(config, "pad_token_id", None), getattr(config, "eos_token_id", None)
     if pad is None:
-        return pad_id_of(model)
+        return pad_id_of(model, eos)
     pad = int(pad[0] if isinstance(pad, list | tuple) else pad)
     if pad >= model.config.vocab_size:
         raise ValueError(f"pad_token_id must lie in [0, {model.config.vocab_size}), got {pad}")
-    return pad_id_of(model) if pad < 0 else pad  # -1 is how some configs say that there is none
+    return pad_id_of(model, eos) if pad < 0 else pad
 
 
 def pairs_of(forced: Any) -> dict[int, int]:
