@@ -206,6 +206,23 @@ def test_a_conversion_that_fails_leaves_what_was_there(run, source, there, tmp_p
         assert json.loads((tmp_path / "out" / "config.json").read_text()) == nested_config()
 
 
+def test_what_a_kill_between_the_renames_left_is_back_before_anything_else(
+    run, source, tmp_path, monkeypatch
+):
+    shutil.copytree(source, tmp_path / ".out.before")
+    result = run(source, tmp_path / "out")
+    assert "out is there already" in result.stderr
+    (tmp_path / "out").rename(tmp_path / ".out.before")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(MDLMForMaskedLM, "save_pretrained", full)
+    assert run(source, tmp_path / "out", "--overwrite").exit_code == 2
+    assert json.loads((tmp_path / "out/config.json").read_text()) == nested_config()
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "out"}
+
+
 def test_a_link_to_a_model_stays_one_when_the_model_is_replaced(run, source, tmp_path):
     run(source, tmp_path / "model")
     (tmp_path / "link").symlink_to(tmp_path / "model")
