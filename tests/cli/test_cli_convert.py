@@ -155,6 +155,17 @@ def test_what_our_own_folders_say_of_sampling_is_kept(run, pair, tmp_path):
         assert before == after
 
 
+def test_a_generation_config_of_another_way_to_generate_is_left_out(run, source, tmp_path):
+    file = source / "generation_config.json"
+    file.write_text('{"do_sample": true, "top_k": 50}')
+    assert run(source, tmp_path / "out").exit_code == 0
+    assert "top_k" not in (tmp_path / "out/generation_config.json").read_text()
+    file.write_text("{")
+    result = run(source, tmp_path / "again")
+    assert result.exit_code == 2
+    assert f"{file} is damaged" in result.stderr
+
+
 # ---------------------------------------------------------------- what is there is kept
 
 

@@ -67,9 +67,8 @@ class Checkpoint:
         model.tie_weights()
         model.config.dtype = wanted
         model.config._name_or_path = self.source
-        if self.folder is not None and (self.folder / "generation_config.json").is_file():
-            generation: Any = model.generation_config
-            model.generation_config = type(generation).from_pretrained(self.folder)
+        if self.folder is not None:
+            model.adjust_generation_fn(None, None, None, self.folder)
         return model.eval()
 
     def outline(self) -> Any:
