@@ -259,6 +259,19 @@ def tokenizer_at(place: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def place_of(model: Path) -> str | Path:
+    """A name on the hub, OWNER/NAME, as such; else the path.
+
+    What lies in a folder that exists, or begins at the root or at home, is a path.
+
+    Args:
+        model: As the command line has it.
+    """
+    name = str(model)
+    local = model.is_absolute() or name.startswith("~") or model.parent.exists()
+    return model if local or name.count("/") != 1 else name
+
+
 def check_folder(source: str | Path, revision: str | None = None) -> str | Path:
     """Refuses a local path that holds no model, and says what is beside it.
 
