@@ -312,6 +312,30 @@ def test_a_model_without_mask_is_refused(run, with_ids, without_mask, tmp_path):
     assert "--mask-token-id names it" in result.stderr
 
 
+def test_the_id_of_a_mask_that_the_tokenizer_gets_may_be_given(run, without_mask, tmp_path):
+    shape = Shape(ids=IDS + 1)
+    source = write_folder(tmp_path / "wider", nested_config(shape), under(random_weights(shape)))
+    words = ("--tokenizer", without_mask, "--mask-token-id", IDS)
+    result = run(source, tmp_path / "out", *words)
+    assert result.exit_code == 0, result.stderr
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert (loaded.mask_token, loaded.mask_token_id) == ("[MASK]", IDS)
+
+
+@pytest.mark.parametrize("place", ["student", "~/vocabulary"])
+def test_a_tokenizer_is_found_alike_where_the_id_of_mask_is_given(
+    run, pair, place, vocabulary, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(vocabulary, tmp_path / "vocabulary")
+    found = AutoTokenizer.from_pretrained(pair / "student" if place == "student" else vocabulary)
+    shape = Shape(ids=len(found))
+    source = write_folder(tmp_path / "own", nested_config(shape), under(random_weights(shape)))
+    words = ("--tokenizer", place, "--mask-token-id", found.mask_token_id)
+    result = run(source, tmp_path / "out", *words)
+    assert result.exit_code == 0, result.stderr
+
+
 def test_a_token_that_serves_as_mask_can_be_named(run, with_ids, without_mask, tmp_path):
     words = ("--tokenizer", without_mask, "--mask-token-id", 7)
     result = run(with_ids, tmp_path / "out", *words)

@@ -336,4 +336,4 @@ def test_half_a_weights_file_is_refused(invoke, folder):
     file.write_bytes(file.read_bytes()[:-5])
     result = invoke(COMMAND, "fake", str(folder), "me/small", "--dry-run")
     assert result.exit_code == 2
-    assert "is damaged or not whole" in result.stderr
+    assert "it is cut short" in result.stderr

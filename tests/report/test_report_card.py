@@ -289,7 +289,7 @@ def test_a_model_that_was_not_distilled_does_not_cite_distillation(folder):
         (lambda f: (f / "model.safetensors").rename(f / "a.safetensors"), "it has no weights"),
         (lambda f: (f / "model.safetensors").unlink(), "it has no weights"),
         (lambda f: (f / "config.json").write_text('{"model_type": "gpt2"}'), "of type 'gpt2'"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"no"), "is damaged or not whole"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"no"), "it is no safetensors file"),
     ],
     ids=["no config", "no JSON", "layout", "stray", "no weights", "another model", "damaged"],
 )

@@ -22,9 +22,10 @@ from sdtt.diffusion.denoiser import as_denoiser
 from sdtt.models.causal import CausalConfig
 from sdtt.models.formats import hub
 from sdtt.models.formats.checkpoint import read_folder
+from sdtt.models.formats.files import has_tokenizer, read_json
 from sdtt.models.formats.names import plain
 from sdtt.models.formats.source import PICKLES, read_source
-from sdtt.models.formats.stored import in_folder, read_json
+from sdtt.models.formats.stored import in_folder
 from sdtt.models.mdlm import MDLMConfig
 from sdtt.models.placement import accelerator
 from sdtt.models.published import fetch_published
@@ -235,12 +236,6 @@ def load_tokenizer_of(source: str | Path) -> PreTrainedTokenizerBase:
             "SDTT checkpoints read GPT-2's ids)"
         )
     return tokenizer_at(place)
-
-
-def has_tokenizer(place: Path) -> bool:
-    """Whether a folder holds files of a tokenizer."""
-    patterns = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "*.model")
-    return any(any(place.glob(pattern)) for pattern in patterns)
 
 
 def tokenizer_at(place: str | Path) -> PreTrainedTokenizerBase:

@@ -10,8 +10,7 @@ from typing import Any
 
 import yaml
 
-from sdtt.models.checkpoints import has_tokenizer
-from sdtt.models.formats.stored import INDEX, WEIGHTS, in_folder, read_json
+from sdtt.models.formats.files import INDEX, WEIGHTS, has_tokenizer, read_json, weights_files
 from sdtt.models.remote import AUTO_MAP, MODELLING_FILE
 from sdtt.training.rounds import SAMPLING_STEPS, RoundPlan
 
@@ -23,6 +22,8 @@ OF_DATA = (
     *(".gz", ".xz", ".zst", ".zip"),
 )
 """What names of files of data end in."""
+DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
+"""Names of safetensors, and what they are called elsewhere."""
 _WITHOUT_RUN = "mend it, or move it away for a card that tells nothing of the training"
 VERB = re.compile(r"^# sdtt (\w+) --config", re.MULTILINE)
 VERSION = re.compile(r"^# sdtt (\d\S*)", re.MULTILINE)
@@ -97,15 +98,33 @@ def read_saved(folder: Path) -> Saved:
         raise ValueError(f"{folder} holds a model of type {kind!r}; a card is made of 'mdlm' ones")
     if not any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
         raise ValueError(f"{folder} is no model's folder: it has no weights ({WEIGHTS})")
-    tensors = in_folder(folder).values()
+    tensors = [tensor for file in weights_files(folder) for tensor in _header(file)]
+    names = dict.fromkeys(DTYPES.get(str(t["dtype"]), str(t["dtype"])) for t in tensors)
     code = config.get("auto_map") == AUTO_MAP and (folder / MODELLING_FILE.name).is_file()
     return Saved(
         config,
-        parameters=sum(prod(tensor.shape) for tensor in tensors),
-        dtypes=tuple(dict.fromkeys(str(t.dtype).removeprefix("torch.") for t in tensors)),
+        parameters=sum(prod(tensor["shape"]) for tensor in tensors),
+        dtypes=tuple(names),
         has_code=code,
         has_tokenizer=has_tokenizer(folder),
     )
+
+
+def _header(file: Path) -> list[Mapping[str, Any]]:
+    """The tensors of a safetensors file: eight bytes of a length, so much JSON, and the numbers."""
+    try:
+        with file.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(min(size, 10**8)))
+        tensors = [header[name] for name in header if name != "__metadata__"]
+        due = 8 + size + max(tensor["data_offsets"][1] for tensor in tensors)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged: it is no safetensors file") from error
+    if file.stat().st_size != due:
+        raise ValueError(
+            f"{file} has {file.stat().st_size:,} of its {due:,} bytes: it is cut short"
+        )
+    return tensors
 
 
 def read_training(folder: Path) -> Training | None:

@@ -12,9 +12,10 @@ from transformers.activations import ACT2FN
 from sdtt.models.blocks import BlocksModel
 from sdtt.models.config import BlocksConfig
 from sdtt.models.formats.account import Account, account_of
+from sdtt.models.formats.files import read_json
 from sdtt.models.formats.layouts import LENGTH, Config, Layout, Weights, of_shapes, recognise
 from sdtt.models.formats.names import by_plain_name
-from sdtt.models.formats.stored import Stored, in_folder, read_json
+from sdtt.models.formats.stored import Stored, in_folder
 from sdtt.models.mdlm import MDLMConfig
 
 WITHOUT_MASK = {

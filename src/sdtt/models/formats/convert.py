@@ -178,7 +178,6 @@ def recover(destination: Path) -> None:
 def _places(destination: Path) -> tuple[Path, Path, Path]:
     """The folder, where it is written, and where the one that it replaces waits until then."""
     destination = destination.resolve()  # of a link what it points to; "." has no name
-    aside, before = (
-        destination.with_name(f".{destination.name}.{s}") for s in ("partial", "before")
-    )
+    aside = destination.with_name(f".{destination.name}.partial")
+    before = destination.with_name(f".{destination.name}.before")
     return destination, aside, before
