@@ -321,7 +321,7 @@ MUTANTS = [
     ),
     Mutant(
         "a name on the hub is a missing folder",
-        "cli/distill.py",
+        "models/checkpoints.py",
         'return model if local or name.count("/") != 1 else name',
         "return model",
         (
@@ -3291,11 +3291,18 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "a push without a token writes its card first",
+        "a push asks the hub without a token",
         "cli/push.py",
-        "    check_token()\n    if not",
-        "    if not",
-        (PUSH + "without_a_token_a_push_writes_no_card",),
+        "    check_token()\n    kept",
+        "    kept",
+        (PUSH + "without_the_hub_or_a_token_a_push_ends_in_words",),
+    ),
+    Mutant(
+        "a push that fails leaves its card",
+        "cli/push.py",
+        "file.unlink(missing_ok=True)",
+        "pass",
+        (PUSH + "a_push_that_fails_leaves_the_card_that_was_there",),
     ),
     Mutant(
         "the attention bias of a folded model is left out of its export",
@@ -3412,8 +3419,8 @@ MUTANTS = [
     Mutant(
         "a card names folders of the machine it was made on",
         "report/provenance.py",
-        'return f"{path.name} (local)" if is_local else str(source)',
-        'return str(source) if is_local else f"{path}"',
+        'return f"{Path(str(source)).name} (local)" if local else str(source)',
+        "return str(source)",
         (CARD + "a_card_names_no_folder_of_this_machine",),
     ),
     Mutant(
@@ -3569,7 +3576,7 @@ MUTANTS = [
     ),
     Mutant(
         "formats: a missing shard is passed over",
-        "models/formats/stored.py",
+        "models/formats/files.py",
         "missing = [name for name in names if not (folder / name).is_file()]",
         "missing, names = [], [name for name in names if (folder / name).is_file()]",
         (ACCOUNT + "a_missing_shard_is_named",),
@@ -3580,6 +3587,13 @@ MUTANTS = [
         'aside = destination.with_name(f".{destination.name}.partial")',
         "aside = destination",
         (CONVERT + "a_destination_is_never_seen_half_written",),
+    ),
+    Mutant(
+        "formats: what a kill left is deleted",
+        "models/formats/convert.py",
+        "before.rename(destination)",
+        "pass",
+        (CONVERT + "what_a_kill_between_the_renames_left_is_back_before_anything_else",),
     ),
     Mutant(
         "formats: a folder is replaced with all that is in it",

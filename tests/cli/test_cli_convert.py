@@ -155,6 +155,17 @@ def test_what_our_own_folders_say_of_sampling_is_kept(run, pair, tmp_path):
         assert before == after
 
 
+def test_a_generation_config_of_another_way_to_generate_is_left_out(run, source, tmp_path):
+    file = source / "generation_config.json"
+    file.write_text('{"do_sample": true, "top_k": 50}')
+    assert run(source, tmp_path / "out").exit_code == 0
+    assert "top_k" not in (tmp_path / "out/generation_config.json").read_text()
+    file.write_text("{")
+    result = run(source, tmp_path / "again")
+    assert result.exit_code == 2
+    assert f"{file} is damaged" in result.stderr
+
+
 # ---------------------------------------------------------------- what is there is kept
 
 
@@ -204,6 +215,23 @@ def test_a_conversion_that_fails_leaves_what_was_there(run, source, there, tmp_p
     assert {path.name for path in tmp_path.iterdir()} == {"source"} | ({"out"} if there else set())
     if there:
         assert json.loads((tmp_path / "out" / "config.json").read_text()) == nested_config()
+
+
+def test_what_a_kill_between_the_renames_left_is_back_before_anything_else(
+    run, source, tmp_path, monkeypatch
+):
+    shutil.copytree(source, tmp_path / ".out.before")
+    result = run(source, tmp_path / "out")
+    assert "out is there already" in result.stderr
+    (tmp_path / "out").rename(tmp_path / ".out.before")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(MDLMForMaskedLM, "save_pretrained", full)
+    assert run(source, tmp_path / "out", "--overwrite").exit_code == 2
+    assert json.loads((tmp_path / "out/config.json").read_text()) == nested_config()
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "out"}
 
 
 def test_a_link_to_a_model_stays_one_when_the_model_is_replaced(run, source, tmp_path):
@@ -282,6 +310,30 @@ def test_a_model_without_mask_is_refused(run, with_ids, without_mask, tmp_path):
     assert result.exit_code == 2
     assert "280 ids and the tokenizer as many without MASK" in result.stderr
     assert "--mask-token-id names it" in result.stderr
+
+
+def test_the_id_of_a_mask_that_the_tokenizer_gets_may_be_given(run, without_mask, tmp_path):
+    shape = Shape(ids=IDS + 1)
+    source = write_folder(tmp_path / "wider", nested_config(shape), under(random_weights(shape)))
+    words = ("--tokenizer", without_mask, "--mask-token-id", IDS)
+    result = run(source, tmp_path / "out", *words)
+    assert result.exit_code == 0, result.stderr
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert (loaded.mask_token, loaded.mask_token_id) == ("[MASK]", IDS)
+
+
+@pytest.mark.parametrize("place", ["student", "~/vocabulary"])
+def test_a_tokenizer_is_found_alike_where_the_id_of_mask_is_given(
+    run, pair, place, vocabulary, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(vocabulary, tmp_path / "vocabulary")
+    found = AutoTokenizer.from_pretrained(pair / "student" if place == "student" else vocabulary)
+    shape = Shape(ids=len(found))
+    source = write_folder(tmp_path / "own", nested_config(shape), under(random_weights(shape)))
+    words = ("--tokenizer", place, "--mask-token-id", found.mask_token_id)
+    result = run(source, tmp_path / "out", *words)
+    assert result.exit_code == 0, result.stderr
 
 
 def test_a_token_that_serves_as_mask_can_be_named(run, with_ids, without_mask, tmp_path):

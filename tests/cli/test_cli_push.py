@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import ModelCard
 
 import sdtt
-from sdtt.cli.push import COMMAND
+from sdtt.cli.push import COMMAND, send
 from sdtt.evaluation.records import Record, append
 from sdtt.evaluation.subjects import fingerprint_of
 from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
@@ -185,7 +185,8 @@ def test_a_model_pushes_itself_as_models_of_transformers_do(hub, results, studen
 def test_a_token_that_the_hub_refuses_is_one_line(results):
     assert results["refused"]["code"] == 2
     assert results["refused"]["stderr"].splitlines()[-1] == (
-        "error: the hub refuses to take me/small: Invalid credentials in Authorization header"
+        "error: the hub refuses to take me/small: Invalid credentials in Authorization header; "
+        "nothing of me/small was changed"
     )
 
 
@@ -207,12 +208,35 @@ def test_without_the_hub_or_a_token_a_push_ends_in_words(invoke, folder, monkeyp
     result = invoke(COMMAND, "fake", str(folder), "me/small")
     assert result.exit_code == 2
     assert words in result.stderr
-
-
-def test_without_a_token_a_push_writes_no_card(invoke, folder, monkeypatch):
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    assert invoke(COMMAND, "fake", str(folder), "me/small").exit_code == 2
     assert not (folder / "README.md").exists()
+
+
+@pytest.mark.parametrize("before", [None, b"mine\r\n"])
+def test_a_push_that_fails_leaves_the_card_that_was_there(invoke, folder, monkeypatch, before):
+    monkeypatch.setenv("HF_TOKEN", "x")
+    card = folder / "README.md"
+    if before is not None:
+        card.write_bytes(before)
+    words = ("fake", str(folder), "me/small", "--license", "mit", "--new-card")
+    assert "cannot reach the hub" in invoke(COMMAND, *words).stderr
+    assert (card.read_bytes() if card.exists() else None) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ConnectionError("gone"), "gone"),
+        (json.JSONDecodeError("Expecting value", "<html>", 0), "its answer is no JSON"),
+    ],
+)
+def test_a_hub_that_fails_once_the_repository_is_made_says_so(monkeypatch, error, reason):
+    def upload(*_, **__):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda *_, **__: None)
+    monkeypatch.setattr("huggingface_hub.HfApi.create_branch", upload)
+    with pytest.raises(ValueError, match=f"{reason}.*repository me/x is there, but nothing was"):
+        send(Path(), "me/x", [], private=False, revision="main")
 
 
 def test_a_dry_run_shows_files_bytes_and_card_and_writes_nothing(invoke, folder):
@@ -276,6 +300,35 @@ def test_what_is_no_name_on_the_hub_is_refused(invoke, folder, name):
     result = invoke(COMMAND, "fake", str(folder), name, "--dry-run")
     assert result.exit_code == 2
     assert "is no name on the hub: that is OWNER/NAME" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--label", "a"), "--label is a name in an evaluation: give --evaluation FOLDER"),
+        (("--teacher", "a"), "--teacher is a name in an evaluation: give --evaluation FOLDER"),
+        (("--base-model", "not a name"), "--base-model 'not a name' is no name on the hub"),
+        (("--dataset", "a/b,/home/me/x"), "--dataset '/home/me/x' is no name on the hub"),
+    ],
+)
+def test_what_no_card_can_say_is_refused(invoke, folder, flags, says):
+    result = invoke(COMMAND, "fake", str(folder), "me/small", "--dry-run", *flags)
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
+def test_a_model_without_a_tokenizer_is_sent_with_a_note(invoke, folder):
+    words = "fake", str(folder), "me/small", "--dry-run"
+    assert "no tokenizer lies in" in invoke(COMMAND, *words).stderr
+    (folder / "tokenizer.json").write_text("{}")
+    assert "no tokenizer" not in invoke(COMMAND, *words).stderr
+
+
+def test_a_card_that_is_no_text_is_named(invoke, folder):
+    (folder / "README.md").write_bytes(b"a\xff")
+    result = invoke(COMMAND, "fake", str(folder), "me/small", "--dry-run")
+    assert result.exit_code == 2
+    assert "README.md is no UTF-8 text at its byte 1" in result.stderr
 
 
 def test_half_a_weights_file_is_refused(invoke, folder):

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from transformers import AutoModelForMaskedLM
+from huggingface_hub import constants
+from transformers import AutoModelForMaskedLM, BloomConfig, BloomForCausalLM
 from typer.testing import CliRunner
 
 import sdtt
@@ -105,6 +106,8 @@ def test_each_record_names_its_prompt(tmp_path):
     (tmp_path / "prompts").write_text("one\x0cline\ntwo\n")
     found = records("--prompts", str(tmp_path / "prompts"), "--max-new-tokens", "2")
     assert [one["prompt"] for one in found] == ["one\x0cline", "two"]
+    (tmp_path / "prompts").write_text("\ufeffone\n")
+    assert records("--prompts", str(tmp_path / "prompts"))[0]["prompt"] == "one"
     (tmp_path / "prompts").write_bytes(b"a\xff")
     line = refused("generate", "--prompts", str(tmp_path / "prompts"))
     assert "prompts is no UTF-8 text at its byte 1" in line
@@ -121,6 +124,34 @@ def test_each_record_names_its_prompt(tmp_path):
 )
 def test_what_no_causal_model_has_is_refused_though_it_be_the_default(flags, says):
     assert says in refused("generate", "--autoregressive", "--model", "judge", *flags)
+
+
+def test_generate_takes_a_name_on_the_hub(pair, tmp_path, monkeypatch):
+    place = tmp_path / "hub/models--me--student-16"
+    shutil.copytree(pair / "student", place / "snapshots" / ("a" * 40))
+    (place / "refs").mkdir()
+    (place / "refs/main").write_text("a" * 40)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert records("--model", "me/student-16")[0]["ids"] == records()[0]["ids"]
+
+
+def test_what_is_wrong_with_a_config_is_not_said_of_the_tokenizer(pair, tmp_path):
+    folder = shutil.copytree(pair / "student", tmp_path / "own")
+    config = json.loads((folder / "config.json").read_text()) | {"dtype": "bf16"}
+    (folder / "config.json").write_text(json.dumps(config))
+    line = refused("generate", "--model", folder)
+    assert "dtype must be the name of a type of torch's" in line
+    assert "tokenizer" not in line
+
+
+def test_a_causal_model_that_names_no_length_wants_one(pair, tmp_path):
+    tokenizer = load_tokenizer_of(pair / "judge")
+    shape = {"vocab_size": len(tokenizer), "hidden_size": 16, "n_layer": 1, "n_head": 2}
+    BloomForCausalLM(BloomConfig(**shape)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    words = ("generate", "--model", tmp_path, "--autoregressive")
+    assert "does not say how long its texts are: give --length" in refused(*words)
+    assert run(*words, "--length", "3").code == 0
 
 
 def test_a_place_is_not_forced_twice():

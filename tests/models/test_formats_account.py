@@ -17,7 +17,7 @@ from published import (
 )
 from transformers import BertConfig, BertForMaskedLM
 
-from sdtt.models.checkpoints import load_model
+from sdtt.models.checkpoints import load_config, load_model
 from sdtt.models.formats.checkpoint import read, read_folder
 from sdtt.models.formats.lines import account_lines
 from sdtt.models.formats.names import plain
@@ -255,6 +255,16 @@ def test_a_config_that_says_no_number_where_one_is_due_is_refused(name, value):
 def test_a_non_linearity_that_nobody_knows_is_refused():
     with pytest.raises(ValueError, match="its config says hidden_act='foo'"):
         read("x", mdlm_config() | {"hidden_act": "foo"}, in_memory(under(WEIGHTS)))
+
+
+@pytest.mark.parametrize(
+    "setting", [{"dtype": "bf16"}, {"time_conditioning": None}, {"hidden_act": []}], ids=str
+)
+def test_a_config_with_which_no_network_begins_is_refused_in_words(setting, tmp_path):
+    folder = folder_of(tmp_path, config=mdlm_config() | setting)
+    for load in (read_source, load_config, load_model):
+        with pytest.raises(ValueError, match=next(iter(setting))):
+            load(folder)
 
 
 @pytest.mark.parametrize("name", ["vocab_embed.embedding", "output_layer.linear.weight"])

@@ -238,6 +238,15 @@ def test_a_refusal_of_the_hub_is_one_line(kind, says, monkeypatch):
         read_source("owner/name")
 
 
+def test_a_page_instead_of_json_is_said_to_be_one(monkeypatch):
+    def page(*_, **__):
+        return json.loads("<html>")
+
+    monkeypatch.setattr(hub, "snapshot_download", page)
+    with pytest.raises(ValueError, match="from the hub: its answer is no JSON, but perhaps"):
+        read_source("owner/name")
+
+
 @pytest.fixture
 def cached(tmp_path, monkeypatch):
     """A cache in which a revision of jdeschena/sdtt lies, and the main branch is an MDLM."""

@@ -306,6 +306,11 @@ def test_a_text_longer_than_the_model_is_refused(model):
         ({"vocab_size": 1}, "vocab_size must be a whole number from 2 on, got 1"),
         ({"conditioning": "time", "cond_dim": -4}, "cond_dim must be a whole number, .* got -4"),
         ({"hidden_act": "nope"}, "unknown hidden_act 'nope'"),
+        ({"hidden_act": []}, r"unknown hidden_act \[\]"),
+        ({"time_conditioning": None}, "time_conditioning must be true or false, got None"),
+        ({"dtype": "bf16"}, "dtype must be the name of a type of torch's, .* got 'bf16'"),
+        ({"dtype": "int8"}, "dtype must be the name of a type of torch's, .* got 'int8'"),
+        ({"torch_dtype": "fp16"}, "dtype must be the name of a type of torch's, .* got 'fp16'"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused(settings, says):

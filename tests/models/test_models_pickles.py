@@ -7,6 +7,7 @@ import pickle
 import struct
 import sys
 import textwrap
+import zipfile
 from importlib import import_module
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import torch
 from sdtt.models.formats.pickle_names import CodeInPickleError
 from sdtt.models.formats.pickles import unpickle
 from sdtt.models.formats.placeholders import Placeholder, plain
-from sdtt.models.formats.torch_files import NAMES, read_torch_file
+from sdtt.models.formats.torch_files import LEGACY_MAGIC, NAMES, read_torch_file
 
 
 def read(data, names=NAMES):
@@ -233,13 +234,43 @@ def test_bytes_of_old_protocols_use_no_codec_but_their_own(codec):
         read(b"c_codecs\nencode\n" + text("a") + text(codec) + b"\x86R.")
 
 
+DEEP = b")" + b"\x85" * 200_000
+"""A tuple in a tuple in a tuple: to hash it would end the process."""
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"}" + DEEP + b"K\x01s.",
+        b"(" + DEEP + b"K\x01d.",
+        b"\x80\x04\x8f(" + DEEP + b"\x90.",
+        b"\x80\x04(" + DEEP + b"\x91.",
+        b"cbuiltins\nset\n](" + DEEP + b"e\x85R.",
+        b"ccollections\nOrderedDict\n](" + DEEP + b"K\x01\x86e\x85R.",
+    ],
+    ids=["SETITEM", "DICT", "ADDITEMS", "FROZENSET", "set", "OrderedDict"],
+)
+def test_a_key_of_nested_tuples_is_refused_and_not_hashed(data):
+    with pytest.raises(ValueError, match=r"damaged .*a key that is a tuple of tuples"):
+        read(data)
+
+
 # ---------------------------------------------------------------- values come out as they are
 
 
 VALUES = {
     "numbers": [0, -1, 255, 65536, -(2**31), 2**70, 1.5, True, None, 3 + 4j],
     "strings": ["", "é", "x" * 300, b"", b"\xff", b"y" * 300, bytearray(b"z")],
-    "containers": [(), (1,), (1, 2, 3, 4), [], {1: {2: [3]}}, {4, 5}, frozenset({6})],
+    "containers": [
+        (),
+        (1,),
+        (1, 2, 3, 4),
+        [],
+        {1: {2: [3]}},
+        {4, 5},
+        frozenset({6}),
+        {(1, "a"): 2},
+    ],
     "ordered": collections.OrderedDict(a=1, b=collections.OrderedDict()),
     "counted": collections.Counter("aab"),
     "defaults": collections.defaultdict(list, {1: [2]}),
@@ -411,6 +442,26 @@ def test_a_file_cut_short_anywhere_is_refused_in_one_line(saved, zipped):
         with pytest.raises(ValueError, match=r"^cannot read .*a\.ckpt: ") as caught:
             read_torch_file(file)
         assert "\n" not in str(caught.value)
+
+
+def test_the_keys_of_a_legacy_file_are_not_hashed_as_nested_tuples(tmp_path):
+    head = pickle.dumps(LEGACY_MAGIC, 2) + pickle.dumps(1001, 2) + pickle.dumps({}, 2)
+    (tmp_path / "a.ckpt").write_bytes(head + pickle.dumps({}, 2) + b"]" + DEEP + b"a.")
+    with pytest.raises(ValueError, match="not every tensor has its numbers"):
+        read_torch_file(tmp_path / "a.ckpt")
+
+
+def test_a_record_that_is_compressed_or_encrypted_is_refused(tmp_path):
+    file, pickled = tmp_path / "a.ckpt", b"\x80\x02}."
+    for how in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED):
+        with zipfile.ZipFile(file, "w", how) as archive:
+            archive.writestr("a/data.pkl", pickled)
+        if how == zipfile.ZIP_STORED:
+            content = bytearray(file.read_bytes())
+            content[6] = content[content.find(b"PK\x01\x02") + 8] = 1  # encrypted, says the flag
+            file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"its data\.pkl is compressed or encrypted"):
+            read_torch_file(file)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

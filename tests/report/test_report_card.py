@@ -9,8 +9,9 @@ import yaml
 from huggingface_hub import ModelCard
 from safetensors.numpy import save_file
 
+from sdtt.models.remote import AUTO_MAP
 from sdtt.report.card import WITHOUT_CONTROL, Measured, Said, model_card
-from sdtt.report.provenance import read_saved, read_training, shown_name
+from sdtt.report.provenance import is_hub_name, read_saved, read_training, shown_name
 
 CONFIG = {
     "model_type": "mdlm",
@@ -163,13 +164,55 @@ def test_a_run_of_a_ladder_tells_its_steps(in_run):
 
 def test_a_card_names_no_folder_of_this_machine(in_run):
     assert "/home/me" not in card_of(in_run)
-    assert shown_name(in_run) == "16 (local)"
+    assert shown_name(in_run, in_run) == "16 (local)"
+
+
+@pytest.mark.parametrize("here", ["..", ".", "students"])
+def test_paths_of_this_machine_are_no_names_on_the_hub_wherever_one_stands(
+    in_run, here, monkeypatch
+):
+    run = in_run.parents[1]
+    (run.parent / "runs").mkdir()  # the teacher that lay in it is gone
+    own = {"model": "runs/teacher", "data": ["texts/letters.txt.gz", "me/text:en", "text/a.jsonl"]}
+    (run / "run.yaml").write_text("# sdtt distill --config\n" + yaml.safe_dump(RUN | own))
+    monkeypatch.chdir(run / here)
+    card = card_of(in_run)
+    data = ModelCard(card).data.to_dict()
+    assert "base_model" not in data
+    assert data["datasets"] == ["me/text"]
+    assert rows_of(card)["start"] == "teacher (local)"
+    assert rows_of(card)["text"] == "letters.txt.gz (local), me/text:en, a.jsonl (local)"
+
+
+def test_a_data_set_may_have_a_name_without_an_owner_and_a_model_not():
+    assert is_hub_name("wikitext", dataset=True)
+    assert not is_hub_name("gpt2")
+    assert not is_hub_name("letters.txt", dataset=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(b"a: [1\n b:", "no YAML"), (b"- 1", "a list"), (b"\xff", "no YAML")]
+)
+def test_a_damaged_record_of_the_run_is_named(in_run, content, says):
+    (in_run.parents[1] / "run.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"run\.yaml is damaged: it (is|holds) {says}"):
+        read_training(in_run)
 
 
 def test_parameters_and_their_type_are_those_of_the_weights_file(folder):
     saved = read_saved(folder)
     assert (saved.parameters, saved.dtypes) == (22, ("float32",))
     assert "distilled to write in 16 steps: 22 parameters in float32" in card_of(folder)
+
+
+def test_a_missing_shard_is_refused_and_a_stray_file_is_not_counted(folder, numpy_weights):
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    with pytest.raises(ValueError, match="1 of 2 shards are missing"):
+        read_saved(folder)
+    save_file(numpy_weights, folder / "model.safetensors")
+    assert read_saved(folder).parameters == 22
 
 
 def test_a_measured_model_stands_beside_its_control(folder, made, tmp_path):
@@ -201,9 +244,31 @@ def test_a_model_that_was_not_measured_is_refused_by_name(folder, made, tmp_path
 
 def test_how_to_load_without_sdtt_is_told_where_there_is_code(folder):
     assert "trust_remote_code" not in card_of(folder)
-    config = CONFIG | {"auto_map": {"AutoModelForMaskedLM": "modeling_mdlm.MDLMForMaskedLM"}}
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(CONFIG | {"auto_map": AUTO_MAP}))
+    assert "trust_remote_code" not in card_of(folder)
+    (folder / "modeling_mdlm.py").write_text("")
     assert "trust_remote_code=True" in part(card_of(folder), "How to use it")
+    elsewhere = {"auto_map": {"AutoModelForMaskedLM": "a/b--modeling_mdlm.MDLM"}}
+    (folder / "config.json").write_text(json.dumps(CONFIG | elsewhere))
+    assert "trust_remote_code" not in card_of(folder)
+
+
+@pytest.mark.parametrize("code", [False, True])
+def test_the_example_asks_for_no_tokenizer_and_no_steps_that_are_not_known(folder, code):
+    config = CONFIG | ({"auto_map": AUTO_MAP} if code else {})
+    (folder / "modeling_mdlm.py").write_text("")
+    (folder / "config.json").write_text(json.dumps(config))
+    alone = part(card_of(folder), "How to use it")
+    assert "It comes without a tokenizer" in alone
+    assert "AutoTokenizer" not in alone
+    assert "model.generate(num_return_sequences=4, steps=16, seed=1).sequences" in alone
+    (folder / "tokenizer.json").write_text("{}")
+    config.pop("sdtt_sampling_steps")
+    (folder / "config.json").write_text(json.dumps(config))
+    both = part(card_of(folder), "How to use it")
+    assert both.count("AutoTokenizer.from_pretrained") == 1 + code
+    assert "sdtt.generate(model, tokenizer, num_samples=4, seed=1)" in both
+    assert "steps" not in both
 
 
 def test_a_model_that_was_not_distilled_does_not_cite_distillation(folder):
@@ -219,11 +284,14 @@ def test_a_model_that_was_not_distilled_does_not_cite_distillation(folder):
     ("change", "words"),
     [
         (lambda f: (f / "config.json").unlink(), "it has no config.json"),
+        (lambda f: (f / "config.json").write_text("{"), r"config\.json is damaged: it is no JSON"),
+        (lambda f: (f / "config.json").write_text("{}"), "of another layout .*'sdtt convert"),
+        (lambda f: (f / "model.safetensors").rename(f / "a.safetensors"), "it has no weights"),
         (lambda f: (f / "model.safetensors").unlink(), "it has no weights"),
         (lambda f: (f / "config.json").write_text('{"model_type": "gpt2"}'), "of type 'gpt2'"),
         (lambda f: (f / "model.safetensors").write_bytes(b"no"), "it is no safetensors file"),
     ],
-    ids=["no config", "no weights", "another model", "damaged"],
+    ids=["no config", "no JSON", "layout", "stray", "no weights", "another model", "damaged"],
 )
 def test_a_folder_that_is_no_whole_model_is_refused(folder, change, words):
     change(folder)

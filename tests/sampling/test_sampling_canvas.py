@@ -198,6 +198,7 @@ def test_forced_tokens_stand_in_the_encoded_canvas(model, tokenizer):
         ({"length": 25}, "length 25 is more than the model's 24"),
         ({"max_new_tokens": -1}, "max_new_tokens must be at least 0, got -1"),
         ({"max_new_tokens": 25}, "a text of 25 tokens is longer than the model's 24"),
+        ({"max_new_tokens": 10**13}, "a text of 10000000000000 tokens is longer than the model's"),
         ({"length": 2, "prompt": "The cat sat on the mat."}, "more than the text's 2; shorten it"),
         ({"forced": {0: 10**6}}, "unknown id 1000000"),
         ({"forced": {99: 5}}, "forced at place 99, outside of a text of 24"),

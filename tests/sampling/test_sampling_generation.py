@@ -118,6 +118,8 @@ def test_an_unknown_setting_is_met_with_the_nearest():
         ({"temperature": True}, "temperature must be a number, got True"),
         ({"compile": 1}, "compile must be true or false, got 1"),
         ({"sampler": 3}, "sampler must be a name, got 3"),
+        ({"eos_token_id": "x"}, "eos_token_id must be an id or a list of them, got 'x'"),
+        ({"pad_token_id": [0, "x"]}, "pad_token_id must be an id or a list of them, got"),
         ({"banned": 5}, "banned must be a list of whole numbers, got 5"),
         ({"banned": [1, "a"]}, r"banned must be a list of whole numbers, got .*'a'"),
     ],
@@ -273,6 +275,14 @@ def test_a_folder_without_a_generation_config_loads(tmp_path):
     (tmp_path / "generation_config.json").unlink()
     loaded = AutoModelForMaskedLM.from_pretrained(tmp_path)
     assert given(loaded.generation_config) == {"pad_token_id": 3}
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff"])
+def test_a_damaged_generation_config_is_not_passed_over(tmp_path, content):
+    network().save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"generation_config\.json is damaged: it holds no JSON"):
+        AutoModelForMaskedLM.from_pretrained(tmp_path)
 
 
 def test_every_setting_of_a_sampler_is_one_of_the_config():

@@ -12,8 +12,7 @@ from transformers.utils import logging
 
 from sdtt.cli.console import note
 from sdtt.cli.options import command
-from sdtt.data.tokenizer import load_tokenizer
-from sdtt.models.checkpoints import has_tokenizer, tokenizer_at
+from sdtt.data.tokenizer import read_tokenizer, with_mask
 from sdtt.models.export import check_code, check_reference, export_reference, save_with_code
 from sdtt.models.formats.checkpoint import Checkpoint
 from sdtt.models.formats.convert import (
@@ -23,6 +22,7 @@ from sdtt.models.formats.convert import (
     convert_checkpoint,
     save_plain,
 )
+from sdtt.models.formats.files import has_tokenizer
 from sdtt.models.formats.lines import account_lines
 from sdtt.models.formats.source import read_source
 
@@ -159,11 +159,11 @@ def _tokenizer(settings: ConvertSettings, checkpoint: Checkpoint) -> PreTrainedT
     place = settings.tokenizer or (str(own) if own is not None and has_tokenizer(own) else None)
     if place is None:
         return None
-    if settings.mask_token_id is None:
-        tokenizer = load_tokenizer(place)
-    else:
-        tokenizer = tokenizer_at(place)
-        tokenizer.mask_token = tokenizer.convert_ids_to_tokens(settings.mask_token_id)
+    tokenizer, mask = read_tokenizer(place), settings.mask_token_id
+    if mask is not None and mask in tokenizer.get_vocab().values():
+        tokenizer.mask_token = tokenizer.convert_ids_to_tokens(mask)
+    else:  # the new one, whose id may have been given
+        tokenizer = with_mask(tokenizer)
     check_tokenizer(checkpoint, tokenizer)
     return tokenizer
 

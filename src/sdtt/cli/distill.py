@@ -29,7 +29,13 @@ from sdtt.cli.train import (
 from sdtt.data.tokenizer import load_tokenizer
 from sdtt.diffusion.denoiser import as_denoiser
 from sdtt.models.adapters import denoiser_from
-from sdtt.models.checkpoints import load_config, load_model, load_outline, load_tokenizer_of
+from sdtt.models.checkpoints import (
+    load_config,
+    load_model,
+    load_outline,
+    load_tokenizer_of,
+    place_of,
+)
 from sdtt.models.mdlm import MDLMForMaskedLM, preset
 from sdtt.models.shipped import resolve
 from sdtt.training.config import peak_of
@@ -177,16 +183,6 @@ def continued(training: Given[SDTTConfig], model: Path) -> Given[SDTTConfig]:
         if isinstance(steps, int) and start != steps:
             note(f"{model} is a student of {steps} steps, but the first teacher takes {start}")
     return training
-
-
-def place_of(model: Path) -> str | Path:
-    """A name on the hub, OWNER/NAME, as such; else the path.
-
-    What lies in a folder that exists, or begins at the root, is a path.
-    """
-    name = str(model)
-    local = model.is_absolute() or model.parent.exists()
-    return model if local or name.count("/") != 1 else name
 
 
 def _plan(

@@ -19,7 +19,14 @@ from sdtt.cli.console import is_first_process, progress
 from sdtt.cli.options import Given, command
 from sdtt.cli.watch import frames, replay
 from sdtt.models.causal import CausalLM
-from sdtt.models.checkpoints import load_model, load_tokenizer_of, on_accelerator
+from sdtt.models.checkpoints import (
+    check_folder,
+    load_config,
+    load_model,
+    load_tokenizer_of,
+    on_accelerator,
+    place_of,
+)
 from sdtt.models.mdlm import MDLMForMaskedLM
 from sdtt.models.pack import pack
 from sdtt.models.placement import accelerator
@@ -39,7 +46,8 @@ class GenerateSettings:
     model: Path = field(
         default=Path("student"),
         metadata={
-            "help": "folder of the model, or a shipped one: student, teacher; in a checkout caching"
+            "help": "folder or hub name of the model, or a shipped one: student, teacher; in a "
+            "checkout caching"
         },
     )
     num_samples: int | None = field(
@@ -132,9 +140,11 @@ def generate(settings: GenerateSettings, given: Given[SampleSettings]) -> None:
     """
     logging.disable_progress_bar()
     PartialState()  # gives each process its own accelerator
-    tokenizer = load_tokenizer_of(settings.model)
+    place = check_folder(place_of(settings.model))
+    load_config(place)  # a damaged one is no fault of the tokenizer, which reads it too
+    tokenizer = load_tokenizer_of(place)
     dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    model = load_model(settings.model, causal=settings.autoregressive, dtype=dtype)
+    model = load_model(place, causal=settings.autoregressive, dtype=dtype)
     if settings.autoregressive:
         _write_autoregressively(settings, given, model, tokenizer)
         return
@@ -194,6 +204,7 @@ def _prompts(settings: GenerateSettings) -> str | list[str]:
         raise ValueError(
             f"{settings.prompts} is no UTF-8 text at its byte {error.start}: save it as UTF-8"
         ) from error
+    text = text.removeprefix("\ufeff")  # how some editors begin a file
     lines = text.removesuffix("\n").split("\n") if text else []
     if not lines:
         raise ValueError(f"{settings.prompts} holds no prompt: one a line is wanted")
@@ -261,6 +272,9 @@ def _write_autoregressively(
     if strange:
         raise ValueError(f"--autoregressive has no {strange[0]}; it takes {', '.join(taken)}")
     own["batch_size"] = own["batch_size"] or 64
+    length = settings.length or getattr(model.config, "max_position_embeddings", None)
+    if length is None:
+        raise ValueError(f"{settings.model} does not say how long its texts are: give --length")
     model = model.to(accelerator() or "cpu")
     if settings.optimize:
         model = in_multiplied_dtype(model)
@@ -272,7 +286,7 @@ def _write_autoregressively(
     ids: Int[Tensor, "B L"] = sample_autoregressive(
         model,
         num_samples=asked.num_samples,
-        length=settings.length or model.config.max_position_embeddings,
+        length=length,
         prompt=encode(tokenizer, settings.prompt),
         stop_ids=asked.stop_ids,
         pad_id=asked.pad_id,

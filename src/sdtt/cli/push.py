@@ -1,15 +1,19 @@
 """`sdtt push`: a model's folder on the hub, with a card."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from json import JSONDecodeError
 from pathlib import Path
 
 from sdtt.cli.console import note
 from sdtt.cli.options import command
 from sdtt.models.checkpoints import check_folder
+from sdtt.models.formats.hub import NO_JSON
 from sdtt.report.card import Measured, Said, model_card
-from sdtt.report.provenance import HUB_NAME, read_saved
+from sdtt.report.provenance import HUB_NAME, is_hub_name, read_saved
 
 CARD = "README.md"
 FILES = (
@@ -66,6 +70,26 @@ class PushSettings:
         metadata={"help": "show the files and the card, send and write nothing", "flag_only": True},
     )
 
+    def __post_init__(self) -> None:
+        """Refuses what cannot be."""
+        if HUB_NAME.fullmatch(self.repo) is None:
+            raise ValueError(
+                f"{self.repo!r} is no name on the hub: that is OWNER/NAME, such as me/student-16, "
+                "of letters, digits, '-', '_' and '.'"
+            )
+        for name in ("label", "teacher"):
+            if getattr(self, name) is not None and self.evaluation is None:
+                raise ValueError(f"--{name} is a name in an evaluation: give --evaluation FOLDER")
+        if self.base_model is not None and not is_hub_name(self.base_model):
+            raise ValueError(
+                f"--base-model {self.base_model!r} is no name on the hub, which is OWNER/NAME"
+            )
+        for name in self.dataset:
+            if not is_hub_name(name, dataset=True):
+                raise ValueError(
+                    f"--dataset {name!r} is no name on the hub, which is OWNER/NAME or one word"
+                )
+
 
 def push(settings: PushSettings) -> None:
     """Send a model to the hub, with a card made of its records: sdtt push FOLDER OWNER/NAME.
@@ -74,9 +98,13 @@ def push(settings: PushSettings) -> None:
     made, as the run that it lies in has it, what --evaluation measured, and how to load it; where
     nothing was recorded it says so. Of a run's folder only the model's own files are sent.
     """
-    _check_name(settings.repo)
     folder = Path(check_folder(settings.folder))
-    read_saved(folder)  # refuses what is not whole
+    saved = read_saved(folder)  # refuses what is not whole
+    if not saved.has_tokenizer:
+        note(
+            f"no tokenizer lies in {folder}, so none is sent: 'sdtt convert {folder} DEST "
+            "--tokenizer NAME' puts one beside the model"
+        )
     card = _card(settings, folder)
     files = sorted(
         {path.name for path in folder.iterdir() if path.is_file() and _is_sent(path.name)} | {CARD}
@@ -89,17 +117,24 @@ def push(settings: PushSettings) -> None:
         note(f"dry run: nothing was sent to {settings.repo}, and nothing written")
         return
     check_token()
-    if not (folder / CARD).is_file() or settings.new_card:
-        (folder / CARD).write_text(card, encoding="utf-8")
-    print(send(folder, settings.repo, files, settings.private, settings.revision))
+    kept = (folder / CARD).is_file() and not settings.new_card
+    with nullcontext() if kept else _written(folder / CARD, card):
+        print(send(folder, settings.repo, files, settings.private, settings.revision))
 
 
-def _check_name(repo: str) -> None:
-    if HUB_NAME.fullmatch(repo) is None:
-        raise ValueError(
-            f"{repo!r} is no name on the hub: that is OWNER/NAME, such as me/student-16, of"
-            " letters, digits, '-', '_' and '.'"
-        )
+@contextmanager
+def _written(file: Path, card: str) -> Iterator[None]:
+    """A card in its place; where what follows fails, what was there before."""
+    before = file.read_bytes() if file.is_file() else None
+    try:
+        file.write_text(card, encoding="utf-8")
+        yield
+    except BaseException:
+        if before is None:
+            file.unlink(missing_ok=True)
+        else:
+            file.write_bytes(before)
+        raise
 
 
 def _is_sent(name: str) -> bool:
@@ -116,7 +151,13 @@ def _card(settings: PushSettings, folder: Path) -> str:
                 f"{asked[0].replace('_', '-')}: add --new-card to make it anew, or leave that out"
             )
         note(f"{folder / CARD} is sent as it is; --new-card makes it anew")
-        return (folder / CARD).read_text("utf-8")
+        try:
+            return (folder / CARD).read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{folder / CARD} is no UTF-8 text at its byte {error.start}: save it as UTF-8, or "
+                "add --new-card to make it anew"
+            ) from error
     said = Said(
         settings.repo,
         license=settings.license,
@@ -173,8 +214,10 @@ def send(folder: Path, repo: str, files: list[str], private: bool, revision: str
     from huggingface_hub.errors import HfHubHTTPError
 
     api = HfApi(library_name="sdtt")
+    state = f"nothing of {repo} was changed"
     try:
         place = api.create_repo(repo, private=private or None, exist_ok=True)
+        state = f"the repository {repo} is there, but nothing was sent to it: run it again"
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
         api.upload_folder(
@@ -186,14 +229,13 @@ def send(folder: Path, repo: str, files: list[str], private: bool, revision: str
         )
     except HfHubHTTPError as error:
         reason = re.sub(r"\s+", " ", error.server_message or str(error))
-        raise ValueError(f"the hub refuses to take {repo}: {reason}") from error
+        raise ValueError(f"the hub refuses to take {repo}: {reason}; {state}") from error
     except Exception as error:  # of whichever HTTP library this version of the hub's client has
-        if not isinstance(error, OSError) and "http" not in type(error).__module__:
+        known = isinstance(error, OSError | JSONDecodeError)
+        if not known and "http" not in type(error).__module__:
             raise
-        reason = re.sub(r"\s+", " ", str(error))
-        raise ValueError(
-            f"cannot reach the hub ({reason}); nothing of {repo} was changed"
-        ) from error
+        reason = NO_JSON if isinstance(error, JSONDecodeError) else re.sub(r"\s+", " ", str(error))
+        raise ValueError(f"cannot reach the hub ({reason}); {state}") from error
     return str(place)
 
 

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sdtt.data.files import Document, open_bytes
-from sdtt.models.checkpoints import has_tokenizer
+from sdtt.models.formats.files import has_tokenizer
 from sdtt.models.shipped import resolve
 
 AnyTokenizer = TypeVar("AnyTokenizer", bound=PreTrainedTokenizerBase)
@@ -26,6 +26,18 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer and give it a MASK if it has none (see `with_mask`).
 
     Args:
+        source: See `read_tokenizer`.
+
+    Raises:
+        ValueError: Nothing that can be loaded is there.
+    """
+    return with_mask(read_tokenizer(source))
+
+
+def read_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer as it is, with or without a MASK.
+
+    Args:
         source: A name on the Hugging Face hub, the name of a shipped model, a folder that
             `save_pretrained` wrote, or a folder of GPT-2's own files `encoder.json` and
             `vocab.bpe`, each plain, .gz or .xz.
@@ -37,7 +49,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     folder = Path(source).expanduser()
     encoder, merges = _find(folder, "encoder.json"), _find(folder, "vocab.bpe")
     if encoder and merges:
-        return with_mask(_load_gpt2(encoder, merges))
+        return _load_gpt2(encoder, merges)
     if encoder or merges:
         missing = "vocab.bpe" if encoder else "encoder.json"
         raise ValueError(f"GPT-2's tokenizer in {folder} lacks {missing} (plain, .gz or .xz)")
@@ -50,7 +62,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
         )
     try:
         place = str(folder) if folder.is_dir() else str(source)
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
@@ -58,7 +70,6 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
             "Face hub, a folder written by save_pretrained, or a folder with GPT-2's encoder.json "
             "and vocab.bpe"
         ) from error
-    return with_mask(tokenizer)
 
 
 def train_tokenizer(texts: Iterable[Document], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -22,9 +22,10 @@ from sdtt.diffusion.denoiser import as_denoiser
 from sdtt.models.causal import CausalConfig
 from sdtt.models.formats import hub
 from sdtt.models.formats.checkpoint import read_folder
+from sdtt.models.formats.files import has_tokenizer, read_json
 from sdtt.models.formats.names import plain
 from sdtt.models.formats.source import PICKLES, read_source
-from sdtt.models.formats.stored import in_folder, read_json
+from sdtt.models.formats.stored import in_folder
 from sdtt.models.mdlm import MDLMConfig
 from sdtt.models.placement import accelerator
 from sdtt.models.published import fetch_published
@@ -237,12 +238,6 @@ def load_tokenizer_of(source: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer_at(place)
 
 
-def has_tokenizer(place: Path) -> bool:
-    """Whether a folder holds files of a tokenizer."""
-    patterns = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "*.model")
-    return any(any(place.glob(pattern)) for pattern in patterns)
-
-
 def tokenizer_at(place: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or a name on the hub, as it is there.
 
@@ -257,6 +252,19 @@ def tokenizer_at(place: str | Path) -> PreTrainedTokenizerBase:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"cannot load the tokenizer of the model {place}: {reason}") from error
     return tokenizer
+
+
+def place_of(model: Path) -> str | Path:
+    """A name on the hub, OWNER/NAME, as such; else the path.
+
+    What lies in a folder that exists, or begins at the root or at home, is a path.
+
+    Args:
+        model: As the command line has it.
+    """
+    name = str(model)
+    local = model.is_absolute() or name.startswith("~") or model.parent.exists()
+    return model if local or name.count("/") != 1 else name
 
 
 def check_folder(source: str | Path, revision: str | None = None) -> str | Path:

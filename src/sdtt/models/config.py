@@ -3,6 +3,7 @@
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
+import torch
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
@@ -67,6 +68,7 @@ class BlocksConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fills in what follows from the rest, and refuses what cannot be."""
+        self._check_kinds(kwargs.get("torch_dtype"))
         if self.conditioning is None:
             self.conditioning = "constant" if self.cond_dim else "none"
             if self.time_conditioning:
@@ -91,6 +93,26 @@ class BlocksConfig(PreTrainedConfig):
         """The fields that a masked and a causal model of one shape share."""
         return {name: getattr(self, name) for name in SHAPE}
 
+    def _check_kinds(self, torch_dtype: Any) -> None:
+        """Refuses values of a kind with which nothing can be begun.
+
+        Args:
+            torch_dtype: What older configs call the dtype.
+        """
+        if not isinstance(self.time_conditioning, bool):
+            raise ValueError(
+                f"time_conditioning must be true or false, got {self.time_conditioning!r}"
+            )
+        said = torch_dtype if self.dtype is None else self.dtype
+        found = getattr(torch, said, None) if isinstance(said, str) else said
+        known = isinstance(found, torch.dtype) and found.is_floating_point
+        if said is not None and not known:
+            raise ValueError(
+                f"dtype must be the name of a type of torch's, such as 'bfloat16', got {said!r}"
+            )
+        if not isinstance(self.hidden_act, str) or self.hidden_act not in ACT2FN:
+            raise ValueError(f"unknown hidden_act {self.hidden_act!r}; 'gelu' is one")
+
     def _check_numbers(self) -> None:
         for name in ("vocab_size", "model_length", "hidden_dim", "n_blocks", "n_heads"):
             value, least = getattr(self, name), 2 if name == "vocab_size" else 1
@@ -110,8 +132,6 @@ class BlocksConfig(PreTrainedConfig):
         self.dropout = float(self.dropout)
 
     def _check(self) -> None:
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"unknown hidden_act {self.hidden_act!r}; 'gelu' is one")
         if self.hidden_dim % (2 * self.n_heads):
             raise ValueError(
                 f"hidden_dim must be a multiple of 2 * n_heads (rotary positions), "

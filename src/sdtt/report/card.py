@@ -126,9 +126,11 @@ def model_card(folder: Path, said: Said, measured: Measured | None = None) -> st
 
 
 def _front_matter(saved: Saved, training: Training | None, said: Said) -> str:
-    settings = training.settings if training else {}
-    base = said.base_model or hub_name(settings.get("model") or "")
-    datasets = said.datasets or tuple(filter(None, map(hub_name, _list(settings.get("data")))))
+    base, datasets = said.base_model, said.datasets
+    if training is not None:
+        names = [hub_name(each, training.folder) for each in _list(training.settings.get("data"))]
+        base = base or hub_name(training.settings.get("model"), training.folder)
+        datasets = datasets or tuple(filter(None, names))
     tags = ["sdtt", "mdlm", "masked-diffusion", "diffusion-language-model"]
     fields: dict[str, Any] = {
         "license": said.license,
@@ -177,9 +179,10 @@ def _facts(training: Training) -> Iterator[tuple[str, str]]:
     yield "command", f"sdtt {training.verb} (version {training.version or 'unknown'})"
     for name, words in {"model": "start", "init_from": "start", "teacher": "first teacher"}.items():
         if settings.get(name):
-            yield words, shown_name(settings[name])
+            yield words, shown_name(settings[name], training.folder)
     if settings.get("data"):
-        yield "text", ", ".join(map(shown_name, _list(settings["data"])))
+        names = (shown_name(each, training.folder) for each in _list(settings["data"]))
+        yield "text", ", ".join(names)
     if plan is not None:
         yield "sampling steps, round by round", " → ".join(map(str, plan.ladder))
         if training.round is not None:
@@ -234,31 +237,36 @@ def _has_control(suite: Suite, label: str) -> bool:
 
 
 def _use(saved: Saved, said: Said) -> Iterator[str]:
-    steps = saved.taught_steps or 64
     yield "## How to use it"
-    yield (
-        "```python\n"
-        "import sdtt  # pip install sdtt: registers the class, so no remote code is run\n"
-        "from transformers import AutoModelForMaskedLM, AutoTokenizer\n\n"
-        f'model = AutoModelForMaskedLM.from_pretrained("{said.name}")\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{said.name}")\n'
-        f"texts = sdtt.generate(model, tokenizer, num_samples=4, steps={steps}, seed=1)\n"
-        "```"
-    )
+    if not saved.has_tokenizer:
+        yield "It comes without a tokenizer: its ids are those of the one it was trained with."
+    # the sampler that was saved with it may be one without steps
+    how = f"steps={saved.taught_steps}, seed=1" if saved.taught_steps else "seed=1"
+    name = f'"{said.name}"'
+    first = ["import sdtt  # pip install sdtt: registers the class, so no remote code is run"]
+    if saved.has_tokenizer:
+        last = [f"texts = sdtt.generate(model, tokenizer, num_samples=4, {how})"]
+    else:
+        last = [f"ids = model.generate(num_return_sequences=4, {how}).sequences"]
+    yield _example(saved, name, first, last)
     if not saved.has_code:
         yield "It comes without code of its own, so it needs sdtt."
         return
     yield "Without sdtt, by the code that comes with it (`modeling_mdlm.py`):"
-    yield (
-        "```python\n"
-        "from transformers import AutoModelForMaskedLM, AutoTokenizer\n\n"
-        f'name = "{said.name}"\n'
-        "model = AutoModelForMaskedLM.from_pretrained(name, trust_remote_code=True)\n"
-        "tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)\n"
-        f"ids = model.generate(num_return_sequences=4, steps={steps}, seed=1)\n"
-        "texts = tokenizer.batch_decode(ids, skip_special_tokens=True)\n"
-        "```"
-    )
+    last = [f"ids = model.generate(num_return_sequences=4, {how})"]
+    if saved.has_tokenizer:
+        last.append("texts = tokenizer.batch_decode(ids, skip_special_tokens=True)")
+    yield _example(saved, f"{name}, trust_remote_code=True", [], last)
+
+
+def _example(saved: Saved, arguments: str, first: list[str], last: list[str]) -> str:
+    """A program that loads the model, and its tokenizer where there is one."""
+    classes = {"model": "AutoModelForMaskedLM", "tokenizer": "AutoTokenizer"}
+    if not saved.has_tokenizer:
+        classes.pop("tokenizer")
+    imports = f"from transformers import {', '.join(classes.values())}"
+    loads = [f"{name} = {kind}.from_pretrained({arguments})" for name, kind in classes.items()]
+    return "\n".join(["```python", *first, imports, "", *loads, *last, "```"])
 
 
 def _license(said: Said, training: Training | None) -> Iterator[str]:

@@ -10,11 +10,21 @@ from typing import Any
 
 import yaml
 
+from sdtt.models.formats.files import INDEX, WEIGHTS, has_tokenizer, read_json, weights_files
+from sdtt.models.remote import AUTO_MAP, MODELLING_FILE
 from sdtt.training.rounds import SAMPLING_STEPS, RoundPlan
 
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_WORD = r"[A-Za-z0-9][\w.-]*"
+HUB_NAME = re.compile(f"{_WORD}/{_WORD}")
+HUB_DATASET = re.compile(f"({_WORD}/)?{_WORD}")
+OF_DATA = (
+    *(".txt", ".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".bin"),
+    *(".gz", ".xz", ".zst", ".zip"),
+)
+"""What names of files of data end in."""
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 """Names of safetensors, and what they are called elsewhere."""
+_WITHOUT_RUN = "mend it, or move it away for a card that tells nothing of the training"
 VERB = re.compile(r"^# sdtt (\w+) --config", re.MULTILINE)
 VERSION = re.compile(r"^# sdtt (\d\S*)", re.MULTILINE)
 
@@ -27,11 +37,15 @@ class Saved:
         config: Of its config.json.
         parameters: Numbers in its weights files; tied weights count once.
         dtypes: The types they are stored in.
+        has_code: Whether our modelling file lies with it, so that it loads without this package.
+        has_tokenizer: Whether a tokenizer lies with it.
     """
 
     config: Mapping[str, Any]
     parameters: int
     dtypes: tuple[str, ...]
+    has_code: bool
+    has_tokenizer: bool
 
     @property
     def taught_steps(self) -> int | None:
@@ -39,17 +53,13 @@ class Saved:
         steps: int | None = self.config.get(SAMPLING_STEPS)
         return steps
 
-    @property
-    def has_code(self) -> bool:
-        """Whether it loads without this package."""
-        return "auto_map" in self.config
-
 
 @dataclass(frozen=True)
 class Training:
     """The run that made a model.
 
     Attributes:
+        folder: Of the run.
         verb: Of sdtt.
         version: Of sdtt.
         settings: Every option of the verb, by name.
@@ -58,6 +68,7 @@ class Training:
         updates: Up to the last record of that round, or of the run; None without records.
     """
 
+    folder: Path
     verb: str
     version: str
     settings: Mapping[str, Any]
@@ -70,21 +81,33 @@ def read_saved(folder: Path) -> Saved:
     """What a model's folder says.
 
     Raises:
-        ValueError: If it holds no config or no weights, or a file is damaged or cut short.
+        ValueError: If it holds no config or no weights, a shard is missing, a file is damaged or
+            cut short, or the model is of another kind or layout.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        kind = config["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder} is no model's folder: it has no config.json") from error
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ValueError(f"{folder} is no model's folder: it has no config.json")
+    config = read_json(file)
+    kind = config.get("model_type")
+    if kind is None:
+        raise ValueError(
+            f"{folder} holds a model of another layout (its config.json names no model_type): "
+            f"'sdtt convert {folder} DEST' makes it one that can be pushed"
+        )
     if kind != "mdlm":
         raise ValueError(f"{folder} holds a model of type {kind!r}; a card is made of 'mdlm' ones")
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ValueError(f"{folder} is no model's folder: it has no weights (*.safetensors)")
-    tensors = [tensor for file in files for tensor in _header(file)]
+    if not any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
+        raise ValueError(f"{folder} is no model's folder: it has no weights ({WEIGHTS})")
+    tensors = [tensor for file in weights_files(folder) for tensor in _header(file)]
     names = dict.fromkeys(DTYPES.get(str(t["dtype"]), str(t["dtype"])) for t in tensors)
-    return Saved(config, sum(prod(tensor["shape"]) for tensor in tensors), tuple(names))
+    code = config.get("auto_map") == AUTO_MAP and (folder / MODELLING_FILE.name).is_file()
+    return Saved(
+        config,
+        parameters=sum(prod(tensor["shape"]) for tensor in tensors),
+        dtypes=tuple(names),
+        has_code=code,
+        has_tokenizer=has_tokenizer(folder),
+    )
 
 
 def _header(file: Path) -> list[Mapping[str, Any]]:
@@ -108,6 +131,9 @@ def read_training(folder: Path) -> Training | None:
     """The run that a model's folder belongs to; None where there is no record of one.
 
     A run's own folder, one of its ``students/STEPS``, or the averaged weights (``ema``) of either.
+
+    Raises:
+        ValueError: If the record is damaged.
     """
     model = folder.resolve()
     model = model.parent if model.name == "ema" else model
@@ -115,14 +141,21 @@ def read_training(folder: Path) -> Training | None:
     file = run / "run.yaml"
     if not file.is_file():
         return None
-    text = file.read_text("utf-8")
-    settings = yaml.safe_load(text) or {}
+    try:
+        text = file.read_text("utf-8")
+        settings = yaml.safe_load(text) or {}
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{file} is damaged: it is no YAML; {_WITHOUT_RUN}") from error
+    if not isinstance(settings, dict):
+        kind = type(settings).__name__
+        raise ValueError(f"{file} is damaged: it holds a {kind}, not options; {_WITHOUT_RUN}")
     verb, version = VERB.search(text), VERSION.search(text)
     plan = _plan(settings) if verb and verb[1] == "distill" else None
     index = None
     if plan is not None and model.parent.name == "students" and model.name in plan.folders:
         index = plan.folders.index(model.name)
     return Training(
+        folder=run,
         verb=verb[1] if verb else "",
         version=version[1] if version else "",
         settings=settings,
@@ -138,7 +171,7 @@ def _plan(settings: Mapping[str, Any]) -> RoundPlan | None:
             return RoundPlan.of_ladder(settings["ladder"], settings["steps_per_round"])
         names = "rounds", "steps_per_round", "start_steps", "teacher_steps"
         return RoundPlan(**{name: settings[name] for name in names})
-    except (KeyError, ValueError):  # of another version
+    except (KeyError, TypeError, ValueError):  # of another version
         return None
 
 
@@ -157,14 +190,44 @@ def _updates(file: Path, index: int | None) -> int | None:
     return last
 
 
-def hub_name(source: object) -> str | None:
-    """The source, if it is the name of something on the hub and nothing of this machine."""
+def is_hub_name(name: str, *, dataset: bool = False) -> bool:
+    """Whether something on the hub may have a name, as no file of data has.
+
+    Args:
+        name: OWNER/NAME.
+        dataset: Of a data set it may also be a single word.
+    """
+    pattern = HUB_DATASET if dataset else HUB_NAME
+    return pattern.fullmatch(name) is not None and Path(name).suffix.lower() not in OF_DATA
+
+
+def hub_name(source: object, run: Path) -> str | None:
+    """The source, if it is the name of something on the hub and nothing of this machine.
+
+    Args:
+        source: As the run was given it.
+        run: Its folder; what a relative path began at lies above it, if not here.
+    """
     name = str(source).partition(":")[0]
-    return name if HUB_NAME.fullmatch(name) and not Path(name).exists() else None
+    return name if is_hub_name(name) and not _is_local(name, run) else None
 
 
-def shown_name(source: object) -> str:
-    """A source as others may read it: of a path the last name only."""
-    path = Path(str(source))
-    is_local = path.is_absolute() or path.exists() or len(path.parts) > 2
-    return f"{path.name} (local)" if is_local else str(source)
+def shown_name(source: object, run: Path) -> str:
+    """A source as others may read it: of a path the last name only; see ``hub_name``."""
+    local = _is_local(str(source).partition(":")[0], run)
+    return f"{Path(str(source)).name} (local)" if local else str(source)
+
+
+def _is_local(name: str, run: Path) -> bool:
+    path = Path(name)
+    if (
+        path.is_absolute()
+        or name[:1] == "~"
+        or len(path.parts) > 2
+        or path.suffix.lower() in OF_DATA
+    ):
+        return True
+    if len(path.parts) < 2:
+        return path.exists()
+    # what is gone since then lay where its folder still is
+    return any((base / path.parent).exists() for base in (Path(), run, *run.parents))

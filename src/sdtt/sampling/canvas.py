@@ -295,6 +295,8 @@ def _check_sizes(
         raise ValueError(f"num_samples must be at least 0, got {num_samples}")
     if max_new_tokens is not None and max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must be at least 0, got {max_new_tokens}")
+    if max_new_tokens is not None and max_new_tokens > limit:  # before a list of so many is made
+        raise ValueError(f"a text of {max_new_tokens} tokens is longer than the model's {limit}")
 
 
 def _between(

@@ -2,10 +2,12 @@
 
 import dataclasses
 import difflib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
-from transformers.utils import logging
+from transformers.utils import GENERATION_CONFIG_NAME, logging
 from transformers.utils.generic import ModelOutput
 
 from sdtt.sampling.canvas import Canvas, check_ids, check_whole, force, ragged_canvas
@@ -48,6 +50,7 @@ TEXT_FIELDS = {
 SAMPLE_FIELDS = tuple(each.name for each in dataclasses.fields(SampleSettings))
 OPTIONAL = tuple(each.name for each in dataclasses.fields(SampleSettings) if each.default is None)
 """Settings of which None says something."""
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 ALL_FIELDS = (*SAMPLE_FIELDS, *TEXT_FIELDS)
 ALTERNATIVES = (("max_length", "max_new_tokens"), ("steps", "threshold", "entropy_bound"))
 """Fields of which a text takes one: where a config gives one, later configs give no other."""
@@ -92,6 +95,11 @@ class DiffusionGenerationConfig(GenerationConfig):
                 raise ValueError(f"{name} must be a whole number, got {value!r}")
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+        for name in SPECIAL_IDS:
+            value = getattr(self, name)
+            ids = value if isinstance(value, list | tuple) else [value]
+            if value is not None and not all(is_number(each, Integral) for each in ids):
+                raise ValueError(f"{name} must be an id or a list of them, got {value!r}")
 
     def sample_settings(self, **given: Any) -> SampleSettings:
         """The settings of the sampler; those given win, as in ``merged``.
@@ -151,8 +159,7 @@ class DiffusionGenerationConfig(GenerationConfig):
     @classmethod
     def from_model_config(cls, model_config: Any) -> "DiffusionGenerationConfig":
         """One with the special ids alone: of sampling a model's config says nothing."""
-        names = ("bos_token_id", "eos_token_id", "pad_token_id")
-        return cls(**{name: getattr(model_config, name, None) for name in names})
+        return cls(**{name: getattr(model_config, name, None) for name in SPECIAL_IDS})
 
 
 def _plain(value: Any) -> Any:
@@ -222,7 +229,11 @@ class DiffusionGenerationMixin:
         source: str | PathLike[str],
         **download: Any,
     ) -> None:
-        """Loads the ``generation_config.json`` beside the weights; called by transformers."""
+        """Loads the ``generation_config.json`` beside the weights; called by transformers.
+
+        Raises:
+            ValueError: If that of a local folder is damaged.
+        """
         if generation_config is not None:
             self.generation_config = DiffusionGenerationConfig().merged(
                 as_diffusion(generation_config)
@@ -230,6 +241,7 @@ class DiffusionGenerationMixin:
             return
         wanted = ("cache_dir", "force_download", "local_files_only", "token", "revision")
         options = {name: download[name] for name in (*wanted, "subfolder") if name in download}
+        _check_object(Path(source) / (download.get("subfolder") or "") / GENERATION_CONFIG_NAME)
         try:
             self.generation_config = DiffusionGenerationConfig.from_pretrained(source, **options)
         except OSError:  # there is none: what `__init__` made of the config stays
@@ -309,6 +321,16 @@ class DiffusionGenerationMixin:
         canvas = ragged_canvas(texts, pad_id_for(self, config))
         canvas = force(own, canvas, pairs_of(config.forced_tokens), own.config.vocab_size)
         return canvas.repeat(config.num_return_sequences or 1).to(own.device)
+
+
+def _check_object(file: Path) -> None:
+    """Refuses a damaged file: without its settings other texts would be drawn, in silence."""
+    try:
+        whole = not file.is_file() or isinstance(json.loads(file.read_text("utf-8")), dict)
+    except ValueError:  # no JSON, or no text
+        whole = False
+    if not whole:
+        raise ValueError(f"{file} is damaged: it holds no JSON object; save it again or remove it")
 
 
 def _real_tokens(input_ids: Tensor, attention_mask: Tensor | None) -> list[list[int]]:

@@ -12,9 +12,10 @@ from transformers.activations import ACT2FN
 from sdtt.models.blocks import BlocksModel
 from sdtt.models.config import BlocksConfig
 from sdtt.models.formats.account import Account, account_of
+from sdtt.models.formats.files import read_json
 from sdtt.models.formats.layouts import LENGTH, Config, Layout, Weights, of_shapes, recognise
 from sdtt.models.formats.names import by_plain_name
-from sdtt.models.formats.stored import Stored, in_folder, read_json
+from sdtt.models.formats.stored import Stored, in_folder
 from sdtt.models.mdlm import MDLMConfig
 
 WITHOUT_MASK = {
@@ -67,9 +68,8 @@ class Checkpoint:
         model.tie_weights()
         model.config.dtype = wanted
         model.config._name_or_path = self.source
-        if self.folder is not None and (self.folder / "generation_config.json").is_file():
-            generation: Any = model.generation_config
-            model.generation_config = type(generation).from_pretrained(self.folder)
+        if self.folder is not None:
+            model.adjust_generation_fn(None, None, None, self.folder)
         return model.eval()
 
     def outline(self) -> Any:

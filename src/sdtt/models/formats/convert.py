@@ -51,6 +51,7 @@ def convert_checkpoint(
         ValueError: If something is there already that may not be replaced, the tokenizer is not of
             the model, or ``save`` cannot express it.
     """
+    recover(destination)
     check_destination(checkpoint, destination, overwrite=overwrite)
     if folded:
         check_foldable(checkpoint)
@@ -147,9 +148,8 @@ def replacing(destination: Path) -> Iterator[Path]:
     Yields:
         The folder to write into, beside it.
     """
-    destination = destination.resolve()  # of a link what it points to; "." has no name
-    aside = destination.with_name(f".{destination.name}.partial")
-    before = destination.with_name(f".{destination.name}.before")
+    recover(destination)
+    destination, aside, before = _places(destination)
     for left in (aside, before):
         shutil.rmtree(left, ignore_errors=True)
     try:
@@ -162,3 +162,22 @@ def replacing(destination: Path) -> Iterator[Path]:
         destination.rename(before)
     aside.rename(destination)
     shutil.rmtree(before, ignore_errors=True)
+
+
+def recover(destination: Path) -> None:
+    """Gives a folder its name back, where a kill came between the two renames of ``replacing``.
+
+    Args:
+        destination: The folder that was being replaced.
+    """
+    destination, _, before = _places(destination)
+    if before.exists() and not destination.exists():
+        before.rename(destination)
+
+
+def _places(destination: Path) -> tuple[Path, Path, Path]:
+    """The folder, where it is written, and where the one that it replaces waits until then."""
+    destination = destination.resolve()  # of a link what it points to; "." has no name
+    aside = destination.with_name(f".{destination.name}.partial")
+    before = destination.with_name(f".{destination.name}.before")
+    return destination, aside, before

@@ -1,6 +1,7 @@
 """Checkpoints of the Hugging Face hub, by name and revision, as local folders."""
 
 import difflib
+from json import JSONDecodeError
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
@@ -23,6 +24,9 @@ FILES = (
 )
 """What is downloaded of a checkpoint: no code and no pickles."""
 
+NO_JSON = "its answer is no JSON, but perhaps the page of a proxy or of a log-in"
+_TROUBLE = (HfHubHTTPError, OSError, HFValidationError, JSONDecodeError)
+
 
 def fetch_config(name: str, revision: str | None = None) -> Path:
     """The config.json of a repository.
@@ -32,7 +36,7 @@ def fetch_config(name: str, revision: str | None = None) -> Path:
     """
     try:
         return Path(hf_hub_download(name, "config.json", revision=revision))
-    except (HfHubHTTPError, OSError, HFValidationError) as error:
+    except _TROUBLE as error:
         raise _trouble(name, revision, error) from error
 
 
@@ -48,7 +52,7 @@ def fetch(name: str, revision: str | None = None) -> Path:
     """
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
-    except (HfHubHTTPError, OSError, HFValidationError) as error:
+    except _TROUBLE as error:
         raise _trouble(name, revision, error) from error
 
 
@@ -68,6 +72,8 @@ def _trouble(name: str, revision: str | None, error: Exception) -> ValueError:
         )
     if isinstance(error, EntryNotFoundError):
         return ValueError(f"{name} on the hub has no config.json: it is no model, or not whole")
+    if isinstance(error, JSONDecodeError):
+        return ValueError(f"cannot fetch {name} from the hub: {NO_JSON}")
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ValueError(f"cannot fetch {name} from the hub: {first}")
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sdtt.models.formats.placeholders import Placeholder
@@ -63,13 +63,40 @@ def _bytes(text: str | bytes = b"", encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def check_keys(keys: Iterable[Any]) -> None:
+    """Refuses a tuple of tuples as a key or an element of a set.
+
+    Python's hash goes down a tuple without counting, and ends the process where it is deep.
+
+    Args:
+        keys: What is to be hashed.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for key in keys:
+        if isinstance(key, tuple) and any(isinstance(part, tuple) for part in key):
+            raise ValueError("a key that is a tuple of tuples")
+
+
 def _elements(make: Callable[[Any], Any]) -> Callable[..., Any]:
     def from_elements(elements: Any = ()) -> Any:
         if type(elements) not in (list, tuple, dict, set, OrderedDict):
             raise TypeError(f"a container of {type(elements).__name__}")
+        if make in (set, frozenset):
+            check_keys(elements)
         return make(elements)
 
     return from_elements
+
+
+def _entries(make: Callable[[Any], Any]) -> Callable[..., Any]:
+    def from_entries(entries: Any = ()) -> Any:
+        pairs = _elements(list)(list(entries.items()) if isinstance(entries, dict) else entries)
+        check_keys(key for key, _ in pairs)
+        return make(pairs)
+
+    return from_entries
 
 
 CONTAINERS: Mapping[str, Callable[..., Any]] = {
@@ -77,13 +104,13 @@ CONTAINERS: Mapping[str, Callable[..., Any]] = {
     "builtins.bytearray": lambda *given: bytearray(_bytes(*given)),
     "builtins.bytes": _bytes,
     "builtins.complex": lambda real, imaginary: complex(float(real), float(imaginary)),
-    "builtins.dict": _elements(dict),
+    "builtins.dict": _entries(dict),
     "builtins.frozenset": _elements(frozenset),
     "builtins.list": _elements(list),
     "builtins.set": _elements(set),
     "builtins.tuple": _elements(tuple),
-    "collections.Counter": _elements(dict),
-    "collections.OrderedDict": _elements(OrderedDict),
+    "collections.Counter": _entries(dict),
+    "collections.OrderedDict": _entries(OrderedDict),
     "collections.defaultdict": lambda *_: {},  # of what it makes for a missing key no more is known
     "copyreg._reconstructor": lambda of, *rest: Placeholder(of.name, rest),
 }

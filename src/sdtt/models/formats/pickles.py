@@ -13,7 +13,12 @@ from collections.abc import Callable, Mapping
 from io import BufferedReader, BytesIO
 from typing import Any, ClassVar
 
-from sdtt.models.formats.pickle_names import CONTAINERS, CodeInPickleError, check_name
+from sdtt.models.formats.pickle_names import (
+    CONTAINERS,
+    CodeInPickleError,
+    check_keys,
+    check_name,
+)
 from sdtt.models.formats.placeholders import Placeholder
 
 
@@ -138,6 +143,11 @@ class _Machine:
     def dict_of_marked(self, _: Any) -> None:
         self.push(dict(_pairs(self.above_mark())))
 
+    def frozenset_of_marked(self, _: Any) -> None:
+        elements = self.above_mark()
+        check_keys(elements)
+        self.push(frozenset(elements))
+
     # ---------------------------------------------------------------- containers
 
     def extend(self, elements: list[Any]) -> None:
@@ -147,6 +157,7 @@ class _Machine:
         elif type(target) is list:
             target.extend(elements)
         elif type(target) is set:
+            check_keys(elements)
             target.update(elements)
         else:
             raise ValueError(f"elements for what is no list ({type(target).__name__})")
@@ -218,6 +229,7 @@ class _Machine:
 
 
 def _pairs(elements: list[Any]) -> list[tuple[Any, Any]]:
+    check_keys(elements[::2])
     return list(zip(elements[::2], elements[1::2], strict=True))
 
 
@@ -251,7 +263,7 @@ INSTRUCTIONS: Mapping[str, Callable[[_Machine, Any], None]] = {
     "TUPLE3": lambda m, _: m.tuple_of(3),
     "LIST": lambda m, _: m.push(m.above_mark()),
     "DICT": _Machine.dict_of_marked,
-    "FROZENSET": lambda m, _: m.push(frozenset(m.above_mark())),
+    "FROZENSET": _Machine.frozenset_of_marked,
     "APPEND": lambda m, _: m.extend([m.stack.pop()]),
     "APPENDS": lambda m, _: m.extend(m.above_mark()),
     "ADDITEMS": lambda m, _: m.extend(m.above_mark()),

@@ -1,6 +1,5 @@
 """Weights that lie in files: their names and shapes at once, their numbers when they are read."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+from sdtt.models.formats.files import INDEX, WEIGHTS, weight_map, weights_files
 
 DTYPES = {
     "F64": torch.float64,
@@ -69,46 +67,15 @@ def in_folder(folder: Path) -> dict[str, Stored]:
         ValueError: If there are none, a shard is missing or outside the folder, or a file is
             damaged.
     """
-    if (folder / WEIGHTS).is_file():
-        return in_safetensors(folder / WEIGHTS)
-    if (folder / INDEX).is_file():
-        return _in_shards(folder, read_json(folder / INDEX).get("weight_map"))
-    others = sorted(folder.glob("*.safetensors"))
-    if len(others) == 1:
-        return in_safetensors(others[0])
-    pickled = sorted(path.name for path in folder.glob("*.bin"))
-    found = f"{len(others)} files *.safetensors and no {INDEX}" if others else f"no {WEIGHTS}"
-    raise ValueError(
-        f"{folder} is no complete model folder: it has {found}"
-        + (f"; {pickled[0]} is a pickle, which is not read here" if pickled else "")
-    )
-
-
-def _in_shards(folder: Path, where: Any) -> dict[str, Stored]:
-    """The weights that an index spreads over files."""
-    if not isinstance(where, dict) or not where:
-        raise ValueError(f"{folder / INDEX} is damaged: it has no weight_map")
-    shards: dict[str, dict[str, Stored]] = {}
-    names = sorted(set(map(str, where.values())))
-    outside = [name for name in names if Path(name).name != name]
-    if outside:
-        raise ValueError(
-            f"{folder / INDEX} is refused: it names a shard outside the folder, {outside[0]}"
-        )
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(
-            f"{folder}: {len(missing)} of {len(names)} shards are missing, such as {missing[0]}, "
-            f"which {INDEX} names; the download is not complete"
-        )
-    for name in names:
-        shards[name] = in_safetensors(folder / name)
-    absent = sorted(key for key, name in where.items() if key not in shards[str(name)])
-    if absent:
-        raise ValueError(
-            f"{folder}: {len(absent)} weights are not in the shard that {INDEX} names, such as "
-            f"{absent[0]} in {where[absent[0]]}"
-        )
+    shards = {file.name: in_safetensors(file) for file in weights_files(folder)}
+    if WEIGHTS not in shards and (folder / INDEX).is_file():
+        where = weight_map(folder)
+        absent = sorted(key for key, name in where.items() if key not in shards[name])
+        if absent:
+            raise ValueError(
+                f"{folder}: {len(absent)} weights are not in the shard that {INDEX} names, such as "
+                f"{absent[0]} in {where[absent[0]]}"
+            )
     return {key: stored for shard in shards.values() for key, stored in shard.items()}
 
 
@@ -133,18 +100,3 @@ def in_safetensors(file: Path) -> dict[str, Stored]:
         read = partial(handle.get_tensor, name)
         found[name] = Stored(tuple(part.get_shape()), DTYPES[kind], read)
     return found
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object that a JSON file holds.
-
-    Raises:
-        ValueError: If it is no JSON, or no object.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} is damaged: it is no JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} is damaged: it holds a {type(content).__name__}, not an object")
-    return content

@@ -106,13 +106,7 @@ def _read_zip(file: Path, stream: BytesIO | BufferedReader, not_loaded: set[str]
         archive = zipfile.ZipFile(stream)
     except zipfile.BadZipFile as error:
         raise ValueError("it is cut short or damaged, as half a download is") from error
-    records = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-    if "data.pkl" not in records:
-        raise ValueError("it is a zip file, but not of torch.save: it has no data.pkl")
-    if "constants.pkl" in records:
-        raise ValueError("it is a TorchScript archive, which holds code; save a state_dict instead")
-    if "byteorder" in records and archive.read(records["byteorder"]) != b"little":
-        raise ValueError("it was written on a big-endian machine; save it again on a usual one")
+    records = _records(archive)
     mapped = torch.UntypedStorage.from_file(str(file), False, file.stat().st_size)
     storages: dict[str, _Storage] = {}
 
@@ -120,8 +114,10 @@ def _read_zip(file: Path, stream: BytesIO | BufferedReader, not_loaded: set[str]
         dtype, key, nbytes = _storage_named(named)
         if key not in storages:
             info = records.get(f"data/{key}")
-            if info is None or info.compress_type != zipfile.ZIP_STORED or info.file_size < nbytes:
-                raise ValueError(f"the record data/{key} is missing, short or compressed")
+            if info is None or not _is_stored(info) or info.file_size < nbytes:
+                raise ValueError(
+                    f"the record data/{key} is missing, short, compressed or encrypted"
+                )
             start = _data_offset(stream, info)
             data = mapped[start : start + nbytes]
             if data.nbytes() != nbytes:
@@ -135,6 +131,26 @@ def _read_zip(file: Path, stream: BytesIO | BufferedReader, not_loaded: set[str]
         return unpickle(pickled, NAMES, persistent, not_loaded)
     except EOFError as error:
         raise ValueError(f"it is damaged ({error})") from error
+
+
+def _records(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """What lies in an archive, by name, known to be of ``torch.save`` on a usual machine."""
+    records = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+    if "data.pkl" not in records:
+        raise ValueError("it is a zip file, but not of torch.save: it has no data.pkl")
+    if "constants.pkl" in records:
+        raise ValueError("it is a TorchScript archive, which holds code; save a state_dict instead")
+    for name in ("data.pkl", "byteorder"):
+        if name in records and not _is_stored(records[name]):
+            raise ValueError(f"its {name} is compressed or encrypted, which torch.save does not do")
+    if "byteorder" in records and archive.read(records["byteorder"]) != b"little":
+        raise ValueError("it was written on a big-endian machine; save it again on a usual one")
+    return records
+
+
+def _is_stored(info: zipfile.ZipInfo) -> bool:
+    """Whether a record's bytes lie in the file as they are."""
+    return info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1  # 1: encrypted
 
 
 def _data_offset(stream: BytesIO | BufferedReader, info: zipfile.ZipInfo) -> int:
@@ -167,7 +183,8 @@ def _read_legacy(file: Path, stream: BytesIO | BufferedReader, not_loaded: set[s
     _check_magic(part)
     part(), part()  # the version of the format, and the sizes of C types
     content, keys = part(), part()
-    if not isinstance(keys, list) or set(keys) != storages.keys():
+    is_list = isinstance(keys, list) and all(type(key) is str for key in keys)
+    if not is_list or set(keys) != storages.keys():
         raise ValueError("it is damaged: not every tensor has its numbers")
     begin = stream.tell()
     mapped = torch.UntypedStorage.from_file(str(file), False, size)
