@@ -1,9 +1,13 @@
 import json
 import os
 import signal
+import subprocess
 import threading
+import time
+from multiprocessing import active_children
 
 import pytest
+import torch
 import typer
 from transformers import TrainerCallback
 
@@ -75,6 +79,38 @@ def test_a_record_over_a_stop_holds_the_losses_before_it(ends):
         lines = map(json.loads, (ends / name / "metrics.jsonl").read_text().splitlines())
         of[name] = [(each["step"], each["loss"]) for each in lines if "loss" in each]
     assert of["cut"] == of["whole"]
+
+
+class SignalToAll(Signal):
+    """Another process sends it to all of the group, as a terminal does; they have time to answer.
+
+    (A SIGTERM from its parent ends a worker of torch in peace.)
+    """
+
+    def send(self, _args, state, control, **_):
+        if state.global_step == self.update:
+            subprocess.run(["/bin/sh", "-c", f"kill -{int(self.signum)} 0"], check=False)
+            time.sleep(0.5)
+        return control
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_leaves_the_workers_that_load_data(tmp_path, runs, signum):
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setpgid(0, 0)
+            torch.set_num_threads(1)  # the parent's threads are not in the fork
+            workers = {"dataloader_num_workers": 1, "steps_per_round": 50}  # at work till the end
+            trainer = runs.distiller(tmp_path, callbacks=(SignalToAll(signum, 3),), **workers)
+            with pytest.raises(Interrupted) as caught:
+                trainer.train()
+            status = 0 if caught.value.update == 4 and not active_children() else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert fault(tmp_path / "checkpoint-4") is None
 
 
 def test_a_signal_during_a_save_costs_no_further_update(tmp_path, runs):

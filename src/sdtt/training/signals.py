@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -29,6 +30,21 @@ class Interrupted(KeyboardInterrupt):
         self.status = 128 + signum
         where = f"its state is in {checkpoint}" if checkpoint else "no checkpoint could be saved"
         super().__init__(f"stopped by {signal.Signals(signum).name} after update {update}; {where}")
+
+
+def leave_signals(seed: Callable[[int], None] | None, worker: int) -> None:
+    """Begins a worker that loads data: a signal to all is for the process that trains to answer.
+
+    The worker ends when that process does, or is done with it.
+
+    Args:
+        seed: What else it begins with.
+        worker: Its number.
+    """
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+    if seed is not None:
+        seed(worker)
 
 
 class StopSignals:
@@ -66,7 +82,7 @@ class StopSignals:
         self._before.clear()
 
     def _receive(self, signum: int, _: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a fork, such as a worker that loads data
+        if os.getpid() != self._process:  # a fork that is none of ours
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
         elif not self.received:

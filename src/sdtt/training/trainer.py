@@ -5,6 +5,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from jaxtyping import Int64
 from torch import Tensor, nn
-from torch.utils.data import SequentialSampler
+from torch.utils.data import DataLoader, SequentialSampler
 from transformers import (
     PreTrainedTokenizerBase,
     TrainerCallback,
@@ -59,7 +60,7 @@ from sdtt.training.settings import (
 )
 from sdtt.training.sharding import placed_like, whole_tensors
 from sdtt.training.sharing import accumulation_steps, check_loader, name_dropout
-from sdtt.training.signals import Interrupted
+from sdtt.training.signals import Interrupted, leave_signals
 from sdtt.training.state import (
     EMA,
     SKIPPED,
@@ -305,6 +306,13 @@ class StreamTrainer(ParallelTrainer, ABC):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.stream if train_dataset is None else train_dataset)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """As transformers makes it; its workers leave signals to this process."""
+        loader: Any = super().get_train_dataloader()
+        own = getattr(loader, "base_dataloader", loader)  # accelerate's forms hold it
+        own.worker_init_fn = partial(leave_signals, own.worker_init_fn)
+        return loader  # type: ignore[no-any-return]
 
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, Any]], device: torch.device
