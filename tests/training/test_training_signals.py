@@ -11,8 +11,9 @@ import torch
 import typer
 from transformers import TrainerCallback
 
+from sdtt.cli import train as cli_train
 from sdtt.cli.run_folder import RunFolder
-from sdtt.cli.train import run_training
+from sdtt.cli.train import run_training, validate
 from sdtt.training import signals
 from sdtt.training.signals import Interrupted, StopSignals
 from sdtt.training.state import checkpoints, fault
@@ -166,6 +167,53 @@ def test_an_ignored_signal_stays_ignored():
             assert stop.received == 0
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("name", ["validation_nelbo", "whole_model"])
+def test_a_signal_after_the_last_update_says_what_is_left(
+    tmp_path, runs, capsys, monkeypatch, name
+):
+    trainer = runs.distiller(tmp_path, steps_per_round=1)
+    place = cli_train if name == "validation_nelbo" else trainer
+
+    def stopped(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal was not heard")
+
+    def finish():
+        monkeypatch.setattr(place, name, stopped)
+        validate(trainer, runs.texts(2))
+
+    with pytest.raises(typer.Exit) as caught:
+        run_training(trainer, RunFolder(tmp_path), "distill", finish=finish)
+    assert caught.value.exit_code == 143
+    expected = f"after update 2; its state is in {tmp_path}/checkpoint-2; all updates are done, "
+    expected += "the same command with --resume saves and validates the model"
+    assert expected in capsys.readouterr().err
+
+
+def test_a_signal_between_training_and_what_follows_is_heard(tmp_path, runs, monkeypatch):
+    leave = StopSignals.__exit__
+
+    def late(context, *error):
+        os.kill(os.getpid(), signal.SIGTERM)
+        leave(context, *error)
+
+    monkeypatch.setattr(StopSignals, "__exit__", late)
+    with pytest.raises(Interrupted):
+        runs.distiller(tmp_path, steps_per_round=1).train()
+
+
+def test_a_finished_run_that_is_resumed_has_one_summary_and_one_bound(tmp_path, runs):
+    for resume in (False, True):
+        trainer = runs.distiller(tmp_path, steps_per_round=1)
+        folder = RunFolder(tmp_path, resume=resume)
+        run_training(
+            trainer, folder, "distill", finish=lambda own=trainer: validate(own, runs.texts(2))
+        )
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    for name in ("train_runtime", "validation_nelbo"):
+        assert sum(f'"{name}"' in line for line in lines) == 1, name
 
 
 def test_the_command_line_exits_with_143_and_says_how_to_go_on(tmp_path, runs, capsys):

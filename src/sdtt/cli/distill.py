@@ -154,8 +154,7 @@ def distill(
         may_differ=may_differ(args),
         check=lambda: check_resume(trainer, run),
     )
-    run_training(trainer, run, "distill")
-    validate(trainer, blocks.validation)
+    run_training(trainer, run, "distill", finish=lambda: validate(trainer, blocks.validation))
     note("students: " + " ".join(str(run.output / "students" / name) for name in args.plan.folders))
 
 

@@ -195,14 +195,17 @@ def pretrain(
         may_differ=may_differ(args),
         check=lambda: check_resume(trainer, run),
     )
+
+    def finish() -> None:
+        trainer.save_to(run.output)
+        validate(trainer, blocks.validation)
+
     try:
-        run_training(trainer, run, f"pretrain {settings.model}")
+        run_training(trainer, run, f"pretrain {settings.model}", finish=finish)
     except SaveFailed:
         if trainer.state.global_step == args.max_steps:  # the model may fit where its state did not
             trainer.save_to(run.output)
         raise
-    trainer.save_to(run.output)
-    validate(trainer, blocks.validation)
 
 
 def _tokenizer(settings: PretrainSettings, run: RunFolder) -> PreTrainedTokenizerBase:

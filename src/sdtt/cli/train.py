@@ -1,6 +1,5 @@
 """What the training verbs share: progress, resuming, and the validation at the end."""
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -26,8 +25,8 @@ from sdtt.training.config import StreamConfig
 from sdtt.training.data_state import load_data_state
 from sdtt.training.records import METRICS
 from sdtt.training.rounds import RoundPlan
-from sdtt.training.signals import Interrupted
-from sdtt.training.state import last_complete_checkpoint
+from sdtt.training.signals import Interrupted, StopSignals
+from sdtt.training.state import last_complete_checkpoint, put_record
 from sdtt.training.trainer import StreamTrainer
 
 QUIET: dict[str, Any] = {"disable_tqdm": True}
@@ -184,9 +183,21 @@ def _reads_from(source: Path, output: Path) -> bool:
 
 
 def run_training(
-    trainer: StreamTrainer, run: RunFolder, description: str, *, resumable: bool = True
+    trainer: StreamTrainer,
+    run: RunFolder,
+    description: str,
+    *,
+    finish: Callable[[], None] = lambda: None,
+    resumable: bool = True,
 ) -> None:
     """Trains with a progress bar; with --resume from the newest whole checkpoint.
+
+    Args:
+        trainer: What trains.
+        run: Where, and whether it goes on.
+        description: Of the progress bar.
+        finish: What is left when all updates are done; a signal ends it in words too.
+        resumable: Whether the command can go on with a stopped run.
 
     Raises:
         typer.Exit: With 143 after SIGTERM and 130 after SIGINT, once a checkpoint is saved.
@@ -211,13 +222,31 @@ def run_training(
         if total > 0
         else nullcontext(lambda _: None)
     )
-    with shown as advance:
-        trainer.add_callback(_Advance(advance, tokens_per_update))
+
+    def interrupted(signum: int) -> Interrupted:
+        if trainer.state.global_step < done:  # the checkpoint is not read yet
+            return Interrupted(signum, done, checkpoint)
+        return trainer.interrupted(signum)
+
+    with StopSignals(interrupted):  # before and after the trainer's own
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            with shown as advance:
+                trainer.add_callback(_Advance(advance, tokens_per_update))
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            finish()
         except Interrupted as stop:
-            note(f"{stop}; the same command with --resume goes on" if resumable else str(stop))
+            note(f"{stop}; {_way_on(stop, trainer.is_done)}" if resumable else str(stop))
             raise typer.Exit(stop.status) from None
+
+
+def _way_on(stop: Interrupted, is_done: bool) -> str:
+    """What --resume would do."""
+    again = "the same command with --resume"
+    if stop.checkpoint is None:
+        return f"{again} starts anew"
+    if is_done and stop.is_saved:
+        return f"all updates are done, {again} saves and validates the model"
+    return f"{again} goes on"
 
 
 def validate(trainer: StreamTrainer, blocks: Any) -> None:
@@ -235,7 +264,6 @@ def validate(trainer: StreamTrainer, blocks: Any) -> None:
         "bits_per_byte": bound.bits_per_byte,
         "tokens": bound.tokens,
     }
-    with (Path(trainer.args.output_dir or ".") / METRICS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    put_record(Path(trainer.args.output_dir or ".") / METRICS, record)
     bits = "" if bound.bits_per_byte is None else f", {bound.bits_per_byte:.3f} bits per byte"
     note(f"validation NELBO {bound.nats_per_token:.3f} nats per token{bits}")

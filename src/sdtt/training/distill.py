@@ -167,6 +167,11 @@ class SDTTTrainer(StreamTrainer):
         return torch.autocast(self.args.device.type, enabled=False)
 
     @property
+    def is_done(self) -> bool:
+        """Whether the last round has ended."""
+        return self.plan.is_over or super().is_done
+
+    @property
     def round(self) -> Round:
         """The round of the update at hand."""
         return self.plan.at(self.state.global_step)

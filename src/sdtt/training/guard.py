@@ -166,7 +166,7 @@ class Guard(TrainerCallback):
         return NonFinite(
             f"update {first} is not finite{late}: loss {loss:.6g}, {len(bad[0])} of {len(names)} "
             f"gradients{such}, {len(bad[1])} parameters; {where}\n"
-            f"nothing of it was saved, the last checkpoint is {newest_marked(self.output)}; "
+            f"nothing of it was saved, the last checkpoint is {newest_marked(self.output, now)}; "
             "resume with a lower learning_rate or round_learning_rates (override_on_resume), "
             "or with on_nonfinite=skip",
             first,
@@ -264,7 +264,7 @@ class Guard(TrainerCallback):
             return True
         state, count = self.trainer.state, f"{self.failed_saves} of {FAILED_SAVES} in a row"
         message = f"{checkpoint} could not be saved: {words}; "
-        message += f"the last whole checkpoint is {newest_marked(self.output)}"
+        message += f"the last whole checkpoint is {newest_marked(self.output, state.global_step)}"
         if state.global_step >= state.max_steps or self.failed_saves >= FAILED_SAVES:
             raise SaveFailed(f"{message}\nmake room and resume")
         logger.warning(f"{message}; training goes on to the next save ({count} have failed)")

@@ -23,7 +23,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -111,6 +111,20 @@ def keep_records(path: Path, step: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     kept = [line for line in lines if _step(line) <= step]
+    write_aside(path, "".join(line + "\n" for line in kept))
+
+
+def put_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes a record to the end, in place of one of the same update and names."""
+
+    def is_new(line: str) -> bool:
+        with suppress(ValueError):
+            other = json.loads(line)
+            return other.keys() != record.keys() or other["step"] != record["step"]
+        return True
+
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [*filter(is_new, lines), json.dumps(record)]
     write_aside(path, "".join(line + "\n" for line in kept))
 
 
@@ -205,9 +219,13 @@ def remove_checkpoint(checkpoint: Path) -> None:
         shutil.rmtree(checkpoint)
 
 
-def newest_marked(output: Path) -> Path | None:
-    """The newest checkpoint that is marked complete; its files are not read."""
-    return next((each for each in checkpoints(output) if (each / MANIFEST).is_file()), None)
+def newest_marked(output: Path, update: int) -> Path | None:
+    """The newest checkpoint up to an update that is marked complete; its files are not read.
+
+    A later one is of a course that was left, or was passed over because it is damaged.
+    """
+    own = (each for each in checkpoints(output) if _update(each) <= update)
+    return next((each for each in own if (each / MANIFEST).is_file()), None)
 
 
 def delete_old_checkpoints(newest: Path, limit: int | None) -> int:

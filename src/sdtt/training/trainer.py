@@ -312,7 +312,7 @@ class StreamTrainer(ParallelTrainer, ABC):
         loader: Any = super().get_train_dataloader()
         own = getattr(loader, "base_dataloader", loader)  # accelerate's forms hold it
         own.worker_init_fn = partial(leave_signals, own.worker_init_fn)
-        return loader  # type: ignore[no-any-return]
+        return loader
 
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, Any]], device: torch.device
@@ -447,9 +447,20 @@ class StreamTrainer(ParallelTrainer, ABC):
             result = super().train(given, trial, ignore_keys_for_eval)
             self.guard.check_finite()
             [stop] = self.guard.agreement.largest(self.guard.stop or signals.received)
+        stop = stop or signals.received  # one that came while the context ended
         if stop:
-            raise Interrupted(stop, self.state.global_step, newest_marked(self.guard.output))
+            raise self.interrupted(stop)
         return result
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the last update of the run is done."""
+        return self.state.global_step >= self.args.max_steps
+
+    def interrupted(self, signum: int) -> Interrupted:
+        """What a signal raises now."""
+        update = self.state.global_step
+        return Interrupted(signum, update, newest_marked(self.guard.output, update))
 
     def evaluate(
         self,
@@ -622,7 +633,7 @@ class StreamTrainer(ParallelTrainer, ABC):
             reason = write_failure(error)
             if reason is None:
                 raise
-            last = newest_marked(self.guard.output)
+            last = newest_marked(self.guard.output, self.state.global_step)
             raise SaveFailed(
                 f"{folder} could not be saved: {reason}\nmake room and resume from {last}"
             ) from error
