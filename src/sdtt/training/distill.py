@@ -36,6 +36,7 @@ from sdtt.training.sharding import Asked, fill, is_sharded
 from sdtt.training.state import (
     TEACHER,
     TEACHER_ROUND,
+    update_of,
     write_aside,
 )
 from sdtt.training.stream import Noise, in_dilated_order, noise_of
@@ -385,10 +386,33 @@ class SDTTTrainer(StreamTrainer):
         """
         checkpoint = self._checkpoint_of(resume_from_checkpoint)
         if checkpoint is not None and self.args.early_stop_interval:
-            record = json.loads((checkpoint / TEACHER_ROUND).read_text(encoding="utf-8"))
+            record = _record_of(checkpoint)
             if len(record.get("ended_at", ())) == self.plan.rounds:
                 self.args.max_steps = self.stream.updates = record["ended_at"][-1]
         return super().train(str(checkpoint) if checkpoint else None, trial, ignore_keys_for_eval)
+
+    def check_room_for(self, checkpoint: Path) -> None:
+        """Refuses rounds that are shorter, or fewer, than what a checkpoint has done of them.
+
+        Raises:
+            ValueError: With the least number that works.
+        """
+        plan, ended_at = self.args.plan, _record_of(checkpoint).get("ended_at")
+        if ended_at is None:  # of a version before rounds could end early
+            return
+        done = update_of(checkpoint) - (ended_at[-1] if ended_at else 0)  # of the round at hand
+        begun = len(ended_at) + (done > 0)
+        if plan.rounds < begun:
+            raise ValueError(
+                f"rounds={plan.rounds} is too few to resume {checkpoint}: its round {begun} has "
+                f"begun; plan {begun} rounds at least"
+            )
+        if done and plan.lengths[begun - 1] <= done:
+            raise ValueError(
+                f"steps_per_round={self.args.steps_per_round} is too few to resume {checkpoint}: "
+                f"{done} updates of its round {begun} are done, and its student comes with one "
+                f"more; give that round {done + 1} at least"
+            )
 
     def complete(self, logs: dict[str, float]) -> None:
         """Adds the round to every record, and the mean loss of the round so far."""
@@ -411,7 +435,7 @@ class SDTTTrainer(StreamTrainer):
         if checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        record = json.loads((Path(checkpoint) / TEACHER_ROUND).read_text(encoding="utf-8"))
+        record = _record_of(Path(checkpoint))
         self.teacher_round = record["round"]
         self.plan = dataclasses.replace(self.args.plan, ended_at=tuple(record.get("ended_at", ())))
         self.plateau = Plateau(record.get("lowest"), record.get("stale", 0))
@@ -429,6 +453,12 @@ class SDTTTrainer(StreamTrainer):
     def save_model_to(self, model: Any, folder: Path) -> None:
         """Saves one model; of a LoRA student the adapter, and the merged model if wanted."""
         save_model(model, folder, merge=self.args.merge_lora)
+
+
+def _record_of(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint says of its round."""
+    record: dict[str, Any] = json.loads((checkpoint / TEACHER_ROUND).read_text(encoding="utf-8"))
+    return record
 
 
 def set_dropout(model: nn.Module, chance: float) -> None:

@@ -185,6 +185,11 @@ def fault(checkpoint: Path) -> str | None:
     return None
 
 
+def update_of(checkpoint: Path) -> int:
+    """The update that a checkpoint reached, whatever its folder is called."""
+    return int(json.loads((checkpoint / TRAINER_STATE).read_text("utf-8"))["global_step"])
+
+
 def checkpoints(output: Path) -> list[Path]:
     """All checkpoint folders of a run, whole or not, newest update first."""
     prefix = PREFIX_CHECKPOINT_DIR + "-"

@@ -70,6 +70,7 @@ from sdtt.training.state import (
     last_complete_checkpoint,
     newest_marked,
     save_into,
+    update_of,
     write_aside,
 )
 from sdtt.training.stream import Noise, Stream, collate, lengths_of, noise_of
@@ -517,9 +518,24 @@ class StreamTrainer(ParallelTrainer, ABC):
         """What differs from the settings of a checkpoint, all of it in ``override_on_resume``.
 
         Raises:
-            ValueError: If something else differs.
+            ValueError: If something else differs, or leaves no room for what is done.
         """
-        return changes_since(checkpoint, settings_of(self), self.args.override_on_resume or ())
+        changes = changes_since(checkpoint, settings_of(self), self.args.override_on_resume or ())
+        self.check_room_for(checkpoint)
+        return changes
+
+    def check_room_for(self, checkpoint: Path) -> None:
+        """Refuses a run that is shorter than what a checkpoint has done of it.
+
+        Raises:
+            ValueError: With the least number that works.
+        """
+        done = update_of(checkpoint)
+        if self.args.max_steps < done:
+            raise ValueError(
+                f"max_steps={self.args.max_steps} is too few to resume {checkpoint}: {done} updates"
+                f" are done; give max_steps={done} at least, or choose an earlier checkpoint"
+            )
 
     def _checkpoint_of(self, resume: str | bool | None) -> Path | None:
         """The checkpoint to resume from, whole; None to start anew."""
