@@ -340,6 +340,15 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path, runs):
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-10", "checkpoint-8"]
 
 
+def test_the_best_checkpoint_is_kept_besides(tmp_path, runs):
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_nelbo"}
+    best |= {"eval_strategy": "steps", "eval_steps": 2.0, "greater_is_better": False}
+    trainer = runs.distiller(tmp_path, eval_dataset=runs.texts(4), save_steps=2.0, **best)
+    trainer.evaluate = lambda *_, **__: {"eval_nelbo": float(trainer.state.global_step)}  # rises
+    trainer.train()
+    assert [path.name.split("-")[1] for path in checkpoints(tmp_path)] == ["10", "8", "2"]
+
+
 def test_a_broken_checkpoint_of_a_later_update_does_not_drive_out_a_whole_one(begun, runs):
     truncate(begun.newest)
     truncate(begun.output / "checkpoint-4")

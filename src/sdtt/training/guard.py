@@ -257,7 +257,8 @@ class Guard(TrainerCallback):
         first_process = self.trainer.args.should_save
         words = self._attempt(checkpoint, write)
         if words:
-            deleted = make_room(checkpoint, limit) if first_process else 0
+            best = self.trainer.state.best_model_checkpoint
+            deleted = make_room(checkpoint, limit, best) if first_process else 0
             words = self._attempt(checkpoint, write) if self.agreement.any(deleted > 0) else words
         self.failed_saves = self.failed_saves + 1 if words else 0
         if not words:

@@ -233,7 +233,7 @@ def newest_marked(output: Path, update: int) -> Path | None:
     return next((each for each in own if (each / MANIFEST).is_file()), None)
 
 
-def delete_old_checkpoints(newest: Path, limit: int | None) -> int:
+def delete_old_checkpoints(newest: Path, limit: int | None, best: str | None = None) -> int:
     """Keeps ``newest`` and the ``limit - 1`` complete ones before it; all without a limit.
 
     Checkpoints of later updates do not count: a run that was taken up before them passed them over
@@ -242,6 +242,7 @@ def delete_old_checkpoints(newest: Path, limit: int | None) -> int:
     Args:
         newest: A checkpoint, which may be one that is not there (any more).
         limit: How many stay.
+        best: One that stays besides, as transformers' Trainer names it.
 
     Returns:
         How many were deleted.
@@ -250,15 +251,16 @@ def delete_old_checkpoints(newest: Path, limit: int | None) -> int:
         return 0
     older = [each for each in checkpoints(newest.parent) if _update(each) < _update(newest)]
     complete = [each for each in older if (each / MANIFEST).is_file()]
-    gone = [each for each in older if each not in complete[: limit - 1]]
+    kept = {path.resolve() for path in (*complete[: limit - 1], *([Path(best)] if best else []))}
+    gone = [each for each in older if each.resolve() not in kept]
     for old in gone:
         remove_checkpoint(old)
     return len(gone)
 
 
-def make_room(missing: Path, limit: int | None) -> int:
+def make_room(missing: Path, limit: int | None, best: str | None = None) -> int:
     """Deletes what the saving of ``missing`` would have driven out, but for the last whole one."""
-    return 0 if limit is None else delete_old_checkpoints(missing, max(limit, 2))
+    return 0 if limit is None else delete_old_checkpoints(missing, max(limit, 2), best)
 
 
 def abandon_later(output: Path, update: int) -> list[Path]:

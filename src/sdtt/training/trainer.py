@@ -564,7 +564,7 @@ class StreamTrainer(ParallelTrainer, ABC):
         finally:
             self.args.save_total_limit = limit
         if whole and self.args.should_save:  # older ones go only after this one is known to be so
-            delete_old_checkpoints(checkpoint, limit)
+            delete_old_checkpoints(checkpoint, limit, self.state.best_model_checkpoint)
 
     def write(self, save: Callable[[], None]) -> None:
         """Writes files of a checkpoint; the guard puts a failure off until all have met."""
