@@ -321,6 +321,13 @@ def test_the_teacher_is_not_the_student_that_trains_on(run, runs):
         assert runs.differences(teacher, student) != []
 
 
+def test_a_trainer_that_has_trained_is_not_started_anew(tmp_path, runs):
+    trainer = runs.distiller(tmp_path, steps_per_round=1)
+    trainer.train()
+    with pytest.raises(ValueError, match=r"has done 2 updates, .*; make a new one, or resume"):
+        trainer.train()
+
+
 def test_the_teacher_has_no_gradient(run):
     assert run.watch.touched == []
 

@@ -382,9 +382,16 @@ class SDTTTrainer(StreamTrainer):
         """As ``StreamTrainer.train``; where the last round has ended early nothing is left to do.
 
         Raises:
-            ValueError: If there is nothing whole to resume from.
+            ValueError: If there is nothing whole to resume from, or to start anew with: student and
+                teacher have gone on.
         """
         checkpoint = self._checkpoint_of(resume_from_checkpoint)
+        if checkpoint is None and self.state.global_step > 0:
+            raise ValueError(
+                f"this trainer has done {self.state.global_step} updates, and neither its student "
+                "nor its teacher is the first any more; make a new one, or resume "
+                "(resume_from_checkpoint=True)"
+            )
         if checkpoint is not None and self.args.early_stop_interval:
             record = _record_of(checkpoint)
             if len(record.get("ended_at", ())) == self.plan.rounds:
