@@ -2544,7 +2544,7 @@ MUTANTS = [
     Mutant(
         "a checkpoint holds one moment",
         "training/memory.py",
-        "2 * network.trained + averaged",
+        "moments * network.trained + averaged",
         "network.trained + averaged",
         (MEMORY + "a_checkpoint_weighs_what_was_estimated",),
     ),
@@ -2572,8 +2572,8 @@ MUTANTS = [
     Mutant(
         "every process holds all shards",
         "training/memory.py",
-        "moments=2 * FLOAT32 * network.trained // shards",
-        "moments=2 * FLOAT32 * network.trained",
+        "moments=moments * FLOAT32 * network.trained // shards",
+        "moments=moments * FLOAT32 * network.trained",
         (MEMORY + "shards_divide_what_is_held_for_each_weight_and_nothing_else",),
     ),
     Mutant(
