@@ -248,6 +248,17 @@ def test_an_update_in_which_nothing_is_masked_moves_nothing(tmp_path, runs):
     assert moved == [count > 0 for count in masked]
 
 
+def test_an_update_in_which_nothing_is_masked_counts_in_no_mean(tmp_path, runs):
+    settings = {"rounds": 1, "steps_per_round": 8, "per_device_train_batch_size": 1}
+    shape = {"model": runs.masked_model(model_length=1), "data": runs.texts(11, 1)}
+    trainer = runs.distiller(tmp_path, **shape, **settings, logging_steps=8.0, learning_rate=1e-9)
+    masked = [trainer.items(torch.zeros(1, 1), [place]) for place in range(8)]
+    sums, step = [], trainer.training_step
+    trainer.training_step = lambda *each: sums.append(float(step(*each))) or torch.tensor(sums[-1])
+    trainer.train()
+    assert losses(tmp_path) == [pytest.approx(sum(sums) / sum(masked))]
+
+
 # Rounds: one run of three rounds of three updates, watched
 
 

@@ -10,11 +10,13 @@ import pytest
 from transformers import Trainer, TrainerCallback
 
 from sdtt.training import trainer as trainer_module
+from sdtt.training.pretrain import MDLMTrainer
 from sdtt.training.state import (
     checkpoints,
     delete_old_checkpoints,
     fault,
     last_complete_checkpoint,
+    newest_marked,
     remove_checkpoint,
     save_into,
     write_aside,
@@ -269,12 +271,32 @@ def test_an_incomplete_checkpoint_is_not_counted_among_those_that_are_kept(begun
     assert [path.name for path in checkpoints(begun.output)] == ["checkpoint-6", "checkpoint-2"]
 
 
+def test_a_damaged_checkpoint_that_was_passed_over_is_not_named_as_the_last(begun):
+    truncate(begun.newest)
+    assert newest_marked(begun.output, 5) == begun.output / "checkpoint-4"
+
+
 def test_a_run_that_starts_anew_is_not_continued_from_the_old_ones_checkpoints(begun, runs):
     settings = {"steps_per_round": 3, "save_steps": 2.0}
     with pytest.raises(runs.Crashed):
         runs.distiller(begun.output, callbacks=(runs.CrashAfter(3),), **settings).train()
     assert last_complete_checkpoint(begun.output)[0] == begun.output / "checkpoint-2"
     assert fault(begun.output / "checkpoint-6.abandoned") is None
+
+
+def test_the_mean_loss_of_a_resumed_call_is_over_its_own_updates(tmp_path, runs):
+    runs.pretrainer(MDLMTrainer, tmp_path / "whole").train()
+    lines = (tmp_path / "whole/metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines if '"loss"' in line]
+
+    def cut(*callbacks):
+        settings = {"save_steps": 4.0, "logging_steps": 50.0}
+        return runs.pretrainer(MDLMTrainer, tmp_path / "cut", callbacks=callbacks, **settings)
+
+    with pytest.raises(runs.Crashed):
+        cut(runs.CrashAfter(5)).train()
+    assert cut().train("auto").training_loss == pytest.approx(sum(losses[4:]) / 2)
+    assert cut().train("auto").training_loss == 0  # of no update
 
 
 def test_a_supervisor_starts_a_run_that_has_no_checkpoint_yet(tmp_path, runs):

@@ -5,6 +5,7 @@ import subprocess
 import threading
 import time
 from multiprocessing import active_children
+from pathlib import Path
 
 import pytest
 import torch
@@ -119,6 +120,11 @@ def test_a_signal_during_a_save_costs_no_further_update(tmp_path, runs):
     with pytest.raises(Interrupted) as caught:
         runs.distiller(tmp_path, callbacks=(callback,), save_steps=2.0).train()
     assert caught.value.update == 4
+
+
+def test_updates_that_no_checkpoint_holds_are_said_to_be_lost():
+    lost = str(Interrupted(signal.SIGTERM, 9, Path("run/checkpoint-4")))
+    assert lost.endswith("after update 9; the updates since run/checkpoint-4 are lost")
 
 
 def test_a_signal_during_the_last_update_is_not_forgotten(tmp_path, runs):

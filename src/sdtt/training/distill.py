@@ -292,6 +292,8 @@ class SDTTTrainer(StreamTrainer):
     def after_update(self) -> None:
         """EMA; whether the round still gains; and the student of a round that is done."""
         super().after_update()
+        if self._nothing_to_learn:  # a mean over masked positions; of the NELBO 0 is an estimate
+            self.guard.count_out()
         update = self.state.global_step - 1
         if not (self._is_at_a_plateau(update) or self.plan.ends_at(update)):
             return

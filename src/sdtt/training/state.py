@@ -51,7 +51,8 @@ class Progress:
         recorded: The update of the last record.
         skipped: Updates that were left out, in all, for want of a finite gradient.
         skipped_in_a_row: Those up to now with no good one in between.
-        skipped_since_record: Those that the last record does not know of.
+        skipped_since_record: Those that the last record does not know of, and in a distillation
+            those with nothing masked.
     """
 
     loss_sums: list[float] = field(default_factory=list)
