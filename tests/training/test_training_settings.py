@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 from transformers import TrainerCallback
@@ -162,6 +163,17 @@ REFUSED = {
         "per_device_train_batch_size": 0
     },
     "max_skipped must be at least 1, got 0": {"max_skipped": 0},
+    "save_total_limit must be at least 1, got 0; none keeps all": {"save_total_limit": 0},
+    r"learning_rate must lie in \[0, inf\), got -1": {"learning_rate": -1.0},
+    r"learning_rate must lie in \[0, inf\), got inf": {"learning_rate": math.inf},
+    r"weight_decay must lie in \[0, inf\), got -1.0": {"weight_decay": -1.0},
+    "max_grad_norm must be at least 0, got -1.0; 0 clips nothing": {"max_grad_norm": -1.0},
+    "seed must lie in 0 .. 4294967295, got -1": {"seed": -1},
+    "seed must lie in 0 .. 4294967295, got 1000": {"seed": 10**23},
+    "unknown attn_implementation 'flsh'; use sdpa, or eager": {"attn_implementation": "flsh"},
+    "a MDLMForMaskedLM has no attn_implementation='flex_attention'; use sdpa": {
+        "attn_implementation": "flex_attention"
+    },
     "enable_jit_checkpoint cannot be set: it saves in mid-update": {"enable_jit_checkpoint": True},
     "logging_nan_inf_filter cannot be set: it would hide": {"logging_nan_inf_filter": True},
     "split_batches cannot be set: a batch could be smaller than the number of processes": {

@@ -94,6 +94,8 @@ class RunFolder:
 def prepare(output: Path, *, resume: bool, overwrite: bool) -> None:
     """Makes an output folder ready: made if missing, written to on trial, free of another run.
 
+    What a run left that failed before its first update, its config and empty records, is no run.
+
     Only the first process of a run acts, so that the others do not take its files for an older run.
 
     Args:
@@ -119,7 +121,7 @@ def prepare(output: Path, *, resume: bool, overwrite: bool) -> None:
         raise ValueError(
             f"nothing to resume in {output}: it holds no run; leave --resume out to start one"
         )
-    if entries and not (resume or overwrite):
+    if not (resume or overwrite or all(map(_before_update, entries))):
         names = ", ".join(entry.name for entry in entries[:3])
         raise ValueError(
             f"{output} already holds a run ({names}); "
@@ -145,6 +147,11 @@ def run_entries(output: Path) -> list[Path]:
         Their paths, in the order of `RUN_ENTRIES`.
     """
     return [entry for pattern in RUN_ENTRIES for entry in sorted(output.glob(pattern))]
+
+
+def _before_update(entry: Path) -> bool:
+    """Whether an entry is of a run that failed before its first update: its config, no record."""
+    return entry.is_file() and (entry.name == RUN_FILE or entry.stat().st_size == 0)
 
 
 def _refuse_both(resume: bool, overwrite: bool) -> None:

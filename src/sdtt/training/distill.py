@@ -48,7 +48,7 @@ from sdtt.training.teacher import (
     packed,
     save_teacher,
 )
-from sdtt.training.trainer import StreamTrainer
+from sdtt.training.trainer import StreamTrainer, set_attention
 
 logger = logging.get_logger(__name__)
 
@@ -144,7 +144,7 @@ class SDTTTrainer(StreamTrainer):
             source = with_weights(source, weights)
         teacher = source if is_sharded(source) else frozen_teacher(source, self._sharer(), dtype)
         if hasattr(teacher, "set_attn_implementation"):
-            teacher.set_attn_implementation(self.args.attn_implementation)
+            set_attention(teacher, self.args.attn_implementation)
         if isinstance(teacher, nn.Module):
             teacher = self.placed_teacher(teacher, sharded=sharded)
         self.teacher = teacher

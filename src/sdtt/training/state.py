@@ -248,7 +248,7 @@ def delete_old_checkpoints(newest: Path, limit: int | None, best: str | None = N
     Returns:
         How many were deleted.
     """
-    if limit is None or limit < 1:
+    if limit is None:
         return 0
     older = [each for each in checkpoints(newest.parent) if _update(each) < _update(newest)]
     complete = [each for each in older if (each / MANIFEST).is_file()]

@@ -122,7 +122,7 @@ class StreamTrainer(ParallelTrainer, ABC):
         args.dataloader_pin_memory &= args.device.type != "cpu"  # pinning needs an accelerator
         if args.should_save:
             check_writable(Path(args.output_dir or "."))
-        model.set_attn_implementation(args.attn_implementation)
+        set_attention(model, args.attn_implementation)
         check_loader(args.accelerator_config)
         args.gradient_accumulation_steps = accumulation_steps(
             args.global_batch_size,
@@ -686,6 +686,20 @@ def _bound(model: Any, texts: Any, seed: int) -> dict[str, float]:
         bound = validation_nelbo(model, rows, seed=seed)
         found = {"nelbo": bound.nats_per_token, "nelbo_se": bound.standard_error}
     return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def set_attention(model: Any, name: str) -> None:
+    """Sets the attention of a model.
+
+    Raises:
+        ValueError: If the model does not have it.
+    """
+    try:
+        model.set_attn_implementation(name)
+    except ValueError as error:
+        raise ValueError(
+            f"a {type(model).__name__} has no attn_implementation={name!r}; use sdpa, or eager"
+        ) from error
 
 
 def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> None:
