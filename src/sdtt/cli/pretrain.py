@@ -183,6 +183,8 @@ def pretrain(
         _plan(settings, training, args, dry_run)
         return
     check_output(run, settings.data)
+    config = resolved(settings, run, training)
+    free = may_differ(args, config, run.output)
     tokenizer = _tokenizer(settings, run)
     torch.manual_seed(args.seed)
     model = _model(settings, tokenizer)
@@ -190,9 +192,9 @@ def pretrain(
     trainer = TRAINERS[settings.model](model, args, blocks.train, tokenizer)
     spare(run, settings.init_from)
     run.open(
-        resolved(settings, run, training),
+        config,
         verb="pretrain",
-        may_differ=may_differ(args),
+        may_differ=free,
         check=lambda: check_resume(trainer, run),
     )
 

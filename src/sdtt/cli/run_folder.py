@@ -176,6 +176,12 @@ def save_config(output: Path, config: Mapping[str, object], *, verb: str) -> Non
     aside.replace(output / RUN_FILE)
 
 
+def saved_config(output: Path) -> dict[str, object]:
+    """The `run.yaml` of a folder; nothing where it has none."""
+    file = output / RUN_FILE
+    return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
+
+
 def check_same(
     output: Path, config: Mapping[str, object], *, may_differ: Collection[str] = ()
 ) -> None:
@@ -189,10 +195,9 @@ def check_same(
     Raises:
         ValueError: naming each key that differs, with the value in the run and the value now.
     """
-    file = output / RUN_FILE
+    file, saved = output / RUN_FILE, saved_config(output)
     if not (is_first_process() and file.is_file()):
         return
-    saved = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     keys = [
         key
         for key in (*saved, *(key for key in config if key not in saved))

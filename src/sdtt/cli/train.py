@@ -1,7 +1,9 @@
 """What the training verbs share: progress, resuming, and the validation at the end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
+from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from transformers import (
 from transformers.utils import logging
 
 from sdtt.cli.console import note, progress
-from sdtt.cli.run_folder import RunFolder
+from sdtt.cli.run_folder import RunFolder, saved_config
 from sdtt.evaluation.nelbo import validation_nelbo
 from sdtt.models.adapters import network_of
 from sdtt.models.causal import CausalLM
@@ -61,9 +63,31 @@ Of a batch the trainer compares the texts of the whole update.
 """
 
 
-def may_differ(args: StreamConfig) -> frozenset[str]:
-    """Keys that a resumed run may change, those of --override-on-resume among them."""
-    return MAY_DIFFER | frozenset(args.override_on_resume or ())
+OF_CHECKPOINTS = ("batch", "data", "student", "teacher")
+"""What a checkpoint compares besides settings."""
+
+
+def may_differ(args: StreamConfig, config: Collection[str], output: Path) -> frozenset[str]:
+    """Keys that a resumed run may change, those of --override-on-resume among them.
+
+    Args:
+        args: What trains.
+        config: Keys of the resolved config of the run.
+        output: Its folder; a run of another version may have keys of its own.
+
+    Raises:
+        ValueError: If --override-on-resume names what is no setting.
+    """
+    named = args.override_on_resume or ()
+    known = {*config, *saved_config(output), *(f.name for f in fields(args)), *OF_CHECKPOINTS}
+    for name in named:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            raise ValueError(
+                f"--override-on-resume names no setting: {name!r}; "
+                + (f"did you mean {near[0]}?" if near else "name keys of run.yaml")
+            )
+    return MAY_DIFFER | frozenset(named)
 
 
 class _Advance(TrainerCallback):
