@@ -2037,7 +2037,7 @@ MUTANTS = [
         "        self.control.should_log = due  # a record of the loss is not done by this one",
         "        del due",
         (
-            OPTIONS + "a_skipped_update_keeps_its_record_of_the_loss",
+            OPTIONS + "a_skipped_update_keeps_its_record",
             EARLY + "the_rate_of_the_next_round_begins_where_a_round_has_ended_early",
         ),
     ),
