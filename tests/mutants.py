@@ -599,8 +599,8 @@ MUTANTS = [
     Mutant(
         "a teacher's parts are steps of the student",
         "training/stream.py",
-        "revealed=when // parts,",
-        "revealed=when,",
+        "u=1 - schedule.alpha(revealed_at), revealed=step)",
+        "u=1 - schedule.alpha(revealed_at), revealed=when)",
         (TRAIN_REVEAL + "tokens_of_one_step_of_a_student_are_of_one_step_whatever_its_parts",),
     ),
     Mutant(
@@ -1462,9 +1462,16 @@ MUTANTS = [
     Mutant(
         "a dilated order never begins with nothing visible",
         "training/stream.py",
-        "(noise.t * steps).floor().clamp(0, steps - 1) + 1",
-        "(noise.t * steps).floor().clamp(1, steps - 1)",
+        "left = ((noise.t * own).floor() + 1).clamp_max(own)",
+        "left = (noise.t * own).floor().clamp_min(1)",
         (ORDER + "what_is_masked_are_whole_residues_of_the_students_steps",),
+    ),
+    Mutant(
+        "a text has a dilated order's steps, whatever its tokens",
+        "training/stream.py",
+        "own = noise.lengths.clamp_max(steps)",
+        "own = noise.lengths.clamp(steps, steps)",
+        (ORDER + "a_text_of_fewer_tokens_than_steps_has_a_step_for_each",),
     ),
     Mutant(
         "a dilated order holds for log-linear schedules only",
@@ -2030,7 +2037,7 @@ MUTANTS = [
         "        self.control.should_log = due  # a record of the loss is not done by this one",
         "        del due",
         (
-            OPTIONS + "a_skipped_update_keeps_its_record_of_the_loss",
+            OPTIONS + "a_skipped_update_keeps_its_record",
             EARLY + "the_rate_of_the_next_round_begins_where_a_round_has_ended_early",
         ),
     ),
@@ -2537,7 +2544,7 @@ MUTANTS = [
     Mutant(
         "a checkpoint holds one moment",
         "training/memory.py",
-        "2 * network.trained + averaged",
+        "moments * network.trained + averaged",
         "network.trained + averaged",
         (MEMORY + "a_checkpoint_weighs_what_was_estimated",),
     ),
@@ -2565,8 +2572,8 @@ MUTANTS = [
     Mutant(
         "every process holds all shards",
         "training/memory.py",
-        "moments=2 * FLOAT32 * network.trained // shards",
-        "moments=2 * FLOAT32 * network.trained",
+        "moments=moments * FLOAT32 * network.trained // shards",
+        "moments=moments * FLOAT32 * network.trained",
         (MEMORY + "shards_divide_what_is_held_for_each_weight_and_nothing_else",),
     ),
     Mutant(

@@ -49,6 +49,22 @@ def test_a_refused_resume_leaves_the_record_of_the_run(text, tmp_path):
     assert longer.code == 0, longer.err
 
 
+def test_a_name_to_override_that_is_no_setting_is_refused_before_anything_is_read(text, tmp_path):
+    for verb in ("pretrain", "distill --model nothing"):
+        words = (*verb.split(), "--data", text.parent / "none", "--output", tmp_path / "run")
+        line = refused(*words, "--use-cpu", "--override-on-resume", "seed,learning_rat")
+        assert "names no setting: 'learning_rat'; did you mean learning_rate?" in line
+
+
+def test_a_command_that_failed_before_the_first_update_may_be_corrected(text, tmp_path):
+    words = ("pretrain", "--data", text, "--output", tmp_path / "run", *SHAPE, *SHORT)
+    law = ("--lr-scheduler-type", "cosine_with_min_lr")
+    assert run(*words, *law, "--max-steps", "2").code != 0
+    assert (tmp_path / "run" / "run.yaml").is_file()
+    corrected = run(*words, "--max-steps", "2")
+    assert corrected.code == 0, corrected.err
+
+
 @pytest.mark.parametrize("output", ["data", "data/run"])
 def test_an_output_within_the_data_is_refused(text, tmp_path, output):
     words = ("--data", text.parent, "--output", tmp_path / output)

@@ -39,6 +39,15 @@ def test_a_folder_that_holds_any_part_of_a_run_is_refused(tmp_path, entry):
         prepare(tmp_path, resume=False, overwrite=False)
 
 
+def test_what_a_run_left_that_failed_before_its_first_update_is_no_run(tmp_path):
+    (tmp_path / "run.yaml").write_text("learning_rate: 1.0\n")
+    (tmp_path / "metrics.jsonl").write_text("")
+    prepare(tmp_path, resume=False, overwrite=False)
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match="already holds a run"):
+        prepare(tmp_path, resume=False, overwrite=False)
+
+
 def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
     make_run(tmp_path)
     elsewhere = tmp_path.parent / f"{tmp_path.name}-elsewhere"

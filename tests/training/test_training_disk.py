@@ -1,6 +1,8 @@
 import errno
+import os
 import resource
 import shutil
+import signal
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -90,6 +92,22 @@ def test_a_failed_save_of_the_last_update_ends_the_run_in_words(tmp_path, runs, 
     full_at(10)
     with pytest.raises(SaveFailed, match=r"largest size that is allowed; .*checkpoint-8"):
         runs.distiller(tmp_path, save_steps=2.0).train()
+
+
+@pytest.mark.parametrize("signum", [0, signal.SIGTERM])
+def test_a_failed_save_where_a_run_stops_early_is_not_forgiven(tmp_path, runs, full_at, signum):
+    class Stop(TrainerCallback):
+        def on_step_begin(self, _args, state, *_, **__):
+            if signum and state.global_step == 4:
+                os.kill(os.getpid(), signum)
+
+        def on_step_end(self, _args, state, control, **_):
+            if not signum and state.global_step == 5:
+                control.should_save = control.should_training_stop = True
+
+    full_at(5)
+    with pytest.raises(SaveFailed, match=r"checkpoint-5 could not .*last whole .*checkpoint-3"):
+        runs.distiller(tmp_path, callbacks=(Stop(),), save_steps=3.0).train()
 
 
 def test_what_a_checkpoint_would_drive_out_makes_room_for_it(tmp_path, runs, full_at):

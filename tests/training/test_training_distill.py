@@ -248,6 +248,17 @@ def test_an_update_in_which_nothing_is_masked_moves_nothing(tmp_path, runs):
     assert moved == [count > 0 for count in masked]
 
 
+def test_an_update_in_which_nothing_is_masked_counts_in_no_mean(tmp_path, runs):
+    settings = {"rounds": 1, "steps_per_round": 8, "per_device_train_batch_size": 1}
+    shape = {"model": runs.masked_model(model_length=1), "data": runs.texts(11, 1)}
+    trainer = runs.distiller(tmp_path, **shape, **settings, logging_steps=8.0, learning_rate=1e-9)
+    masked = [trainer.items(torch.zeros(1, 1), [place]) for place in range(8)]
+    sums, step = [], trainer.training_step
+    trainer.training_step = lambda *each: sums.append(float(step(*each))) or torch.tensor(sums[-1])
+    trainer.train()
+    assert losses(tmp_path) == [pytest.approx(sum(sums) / sum(masked))]
+
+
 # Rounds: one run of three rounds of three updates, watched
 
 
@@ -319,6 +330,13 @@ def test_the_teacher_of_a_round_is_the_student_at_the_end_of_the_one_before(run,
 def test_the_teacher_is_not_the_student_that_trains_on(run, runs):
     for student, teacher in zip(run.watch.students[1:], run.watch.teachers, strict=True):
         assert runs.differences(teacher, student) != []
+
+
+def test_a_trainer_that_has_trained_is_not_started_anew(tmp_path, runs):
+    trainer = runs.distiller(tmp_path, steps_per_round=1)
+    trainer.train()
+    with pytest.raises(ValueError, match=r"has done 2 updates, .*; make a new one, or resume"):
+        trainer.train()
 
 
 def test_the_teacher_has_no_gradient(run):

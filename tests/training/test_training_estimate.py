@@ -1,6 +1,7 @@
 """Claims about what a run is said to ask for."""
 
 import pytest
+import torch
 
 from sdtt.training.estimate import estimate_of_distillation, estimate_of_pretraining
 from sdtt.training.flops import shape_of
@@ -17,6 +18,44 @@ PEAK = Peak(1e9, "1e-3 TFLOP/s of a test")
 def distillation(runs, output, **settings):
     default = {"rounds": 3, "steps_per_round": 5, "start_steps": 32, "ema_decay": 0.9}
     return SDTTConfig(str(output), **runs.QUIET | default | settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "numbers"),
+    [
+        ({}, "teacher", 4),
+        ({"teacher_dtype": "bfloat16"}, "teacher", 2),
+        ({"pack_teacher": True}, "teacher", 8),
+        ({}, "moments", 8),
+        ({"optim": "sgd"}, "moments", 0),
+        ({"optim": "adafactor"}, "moments", 4),
+        ({}, "ema", 4),
+    ],
+)
+def test_what_the_settings_hold_of_each_weight_is_counted(tmp_path, runs, settings, name, numbers):
+    model = runs.masked_model()
+    memory = estimate_of_distillation(distillation(runs, tmp_path, **settings), model, PEAK).memory
+    assert getattr(memory, name) == numbers * model.num_parameters()
+
+
+@pytest.mark.parametrize(("teacher_sharding", "shards"), [("replicated", 1), ("sharded", 4)])
+def test_a_teacher_is_whole_on_each_device_unless_it_is_sharded(
+    tmp_path, runs, monkeypatch, teacher_sharding, shards
+):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setattr(SDTTConfig, "world_size", 4)
+    args = distillation(runs, tmp_path, teacher_sharding=teacher_sharding)
+    model = runs.masked_model()
+    memory = estimate_of_distillation(args, model, PEAK).memory
+    assert memory.teacher == 4 * model.num_parameters() // shards
+    assert memory.weights == model.num_parameters()
+
+
+def test_an_average_in_host_memory_takes_none_of_a_device(tmp_path, runs, monkeypatch):
+    args = distillation(runs, tmp_path, ema_device="cpu")
+    assert estimate_of_distillation(args, runs.masked_model(), PEAK).memory.ema > 0
+    monkeypatch.setattr(SDTTConfig, "device", torch.device("cuda"))
+    assert estimate_of_distillation(args, runs.masked_model(), PEAK).memory.ema == 0
 
 
 def test_each_round_is_a_stage(tmp_path, runs):

@@ -10,11 +10,13 @@ import pytest
 from transformers import Trainer, TrainerCallback
 
 from sdtt.training import trainer as trainer_module
+from sdtt.training.pretrain import MDLMTrainer
 from sdtt.training.state import (
     checkpoints,
     delete_old_checkpoints,
     fault,
     last_complete_checkpoint,
+    newest_marked,
     remove_checkpoint,
     save_into,
     write_aside,
@@ -269,12 +271,32 @@ def test_an_incomplete_checkpoint_is_not_counted_among_those_that_are_kept(begun
     assert [path.name for path in checkpoints(begun.output)] == ["checkpoint-6", "checkpoint-2"]
 
 
+def test_a_damaged_checkpoint_that_was_passed_over_is_not_named_as_the_last(begun):
+    truncate(begun.newest)
+    assert newest_marked(begun.output, 5) == begun.output / "checkpoint-4"
+
+
 def test_a_run_that_starts_anew_is_not_continued_from_the_old_ones_checkpoints(begun, runs):
     settings = {"steps_per_round": 3, "save_steps": 2.0}
     with pytest.raises(runs.Crashed):
         runs.distiller(begun.output, callbacks=(runs.CrashAfter(3),), **settings).train()
     assert last_complete_checkpoint(begun.output)[0] == begun.output / "checkpoint-2"
     assert fault(begun.output / "checkpoint-6.abandoned") is None
+
+
+def test_the_mean_loss_of_a_resumed_call_is_over_its_own_updates(tmp_path, runs):
+    runs.pretrainer(MDLMTrainer, tmp_path / "whole").train()
+    lines = (tmp_path / "whole/metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines if '"loss"' in line]
+
+    def cut(*callbacks):
+        settings = {"save_steps": 4.0, "logging_steps": 50.0}
+        return runs.pretrainer(MDLMTrainer, tmp_path / "cut", callbacks=callbacks, **settings)
+
+    with pytest.raises(runs.Crashed):
+        cut(runs.CrashAfter(5)).train()
+    assert cut().train("auto").training_loss == pytest.approx(sum(losses[4:]) / 2)
+    assert cut().train("auto").training_loss == 0  # of no update
 
 
 def test_a_supervisor_starts_a_run_that_has_no_checkpoint_yet(tmp_path, runs):
@@ -338,6 +360,15 @@ def test_a_checkpoint_saved_over_a_broken_one_is_not_whole_before_it_is_done(beg
 def test_only_the_newest_checkpoints_are_kept(tmp_path, runs):
     runs.distiller(tmp_path, save_steps=2.0, save_total_limit=2).train()
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-10", "checkpoint-8"]
+
+
+def test_the_best_checkpoint_is_kept_besides(tmp_path, runs):
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_nelbo"}
+    best |= {"eval_strategy": "steps", "eval_steps": 2.0, "greater_is_better": False}
+    trainer = runs.distiller(tmp_path, eval_dataset=runs.texts(4), save_steps=2.0, **best)
+    trainer.evaluate = lambda *_, **__: {"eval_nelbo": float(trainer.state.global_step)}  # rises
+    trainer.train()
+    assert [path.name.split("-")[1] for path in checkpoints(tmp_path)] == ["10", "8", "2"]
 
 
 def test_a_broken_checkpoint_of_a_later_update_does_not_drive_out_a_whole_one(begun, runs):

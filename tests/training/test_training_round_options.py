@@ -188,8 +188,15 @@ def test_updates_in_which_nothing_is_masked_are_counted(tmp_path, sparse):
 
 
 @pytest.mark.usefixtures("sparse")
-def test_a_skipped_update_keeps_its_record_of_the_loss(tmp_path):
-    assert [each["step"] for each in records(tmp_path, "loss")] == list(range(1, 9))
+def test_a_skipped_update_keeps_its_record(tmp_path):
+    assert [each["step"] for each in records(tmp_path, "learning_rate")] == list(range(1, 9))
+
+
+def test_the_mean_of_a_round_is_over_the_updates_that_learned(tmp_path, sparse):
+    learned = records(tmp_path, "loss")
+    assert [each["step"] for each in learned] == [p + 1 for p in range(8) if sparse[1][p]]
+    mean = sum(each["loss"] for each in learned) / len(learned)
+    assert learned[-1]["round_loss"] == pytest.approx(mean)
 
 
 def test_pretraining_skips_an_update_in_which_nothing_is_masked_too(tmp_path, runs):

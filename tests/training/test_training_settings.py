@@ -1,8 +1,10 @@
 import json
+import math
 
 import pytest
 from transformers import TrainerCallback
 
+from sdtt.training.pretrain import MDLMTrainer
 from sdtt.training.settings import check_faults
 from sdtt.training.state import checkpoints
 
@@ -101,16 +103,37 @@ def test_a_checkpoint_after_an_override_holds_the_settings_of_now(runs, begun, t
     resume(runs, tmp_path / "checkpoint-6", tmp_path, learning_rate=0.02)
 
 
-def test_a_run_may_get_more_rounds(runs, begun, tmp_path):
-    trainer = resume(
-        runs,
-        begun,
-        tmp_path,
-        rounds=1,
-        steps_per_round=8,
-        override_on_resume=["rounds", "steps_per_round"],
-    )
-    assert trainer.state.global_step == 8
+def test_a_round_may_get_longer(runs, begun, tmp_path):
+    changed = {"steps_per_round": [3, 5], "override_on_resume": ["steps_per_round"]}
+    assert resume(runs, begun, tmp_path, **changed).state.global_step == 8
+
+
+@pytest.mark.parametrize(
+    ("words", "settings"),
+    [
+        ("rounds=1 is too few to resume .*: its round 2 has begun; plan 2", {"rounds": 1}),
+        (
+            "steps_per_round=1 is too few .*: 1 .* give that round 2 at least",
+            {"steps_per_round": 1},
+        ),
+    ],
+)
+def test_rounds_shorter_than_what_is_done_are_refused(runs, begun, tmp_path, words, settings):
+    with pytest.raises(ValueError, match=words):
+        resume(runs, begun, tmp_path, **settings, override_on_resume=list(settings))
+
+
+def test_a_round_that_is_cut_as_short_as_can_be_leaves_its_student(runs, begun, tmp_path):
+    changed = {"steps_per_round": [3, 2], "override_on_resume": ["steps_per_round"]}
+    resume(runs, begun, tmp_path, **changed)
+    assert (tmp_path / "students/1/model.safetensors").is_file()
+
+
+def test_a_pretraining_shorter_than_what_is_done_is_refused(runs, tmp_path):
+    runs.pretrainer(MDLMTrainer, tmp_path).train()
+    trainer = runs.pretrainer(MDLMTrainer, tmp_path, max_steps=5, override_on_resume=["max_steps"])
+    with pytest.raises(ValueError, match=r"max_steps=5 is too few .* give max_steps=6 at least"):
+        trainer.train(resume_from_checkpoint=True)
 
 
 def test_an_average_may_begin_at_a_checkpoint_that_has_none(runs, tmp_path):
@@ -140,6 +163,17 @@ REFUSED = {
         "per_device_train_batch_size": 0
     },
     "max_skipped must be at least 1, got 0": {"max_skipped": 0},
+    "save_total_limit must be at least 1, got 0; none keeps all": {"save_total_limit": 0},
+    r"learning_rate must lie in \[0, inf\), got -1": {"learning_rate": -1.0},
+    r"learning_rate must lie in \[0, inf\), got inf": {"learning_rate": math.inf},
+    r"weight_decay must lie in \[0, inf\), got -1.0": {"weight_decay": -1.0},
+    "max_grad_norm must be at least 0, got -1.0; 0 clips nothing": {"max_grad_norm": -1.0},
+    "seed must lie in 0 .. 4294967295, got -1": {"seed": -1},
+    "seed must lie in 0 .. 4294967295, got 1000": {"seed": 10**23},
+    "unknown attn_implementation 'flsh'; use sdpa, or eager": {"attn_implementation": "flsh"},
+    "a MDLMForMaskedLM has no attn_implementation='flex_attention'; use sdpa": {
+        "attn_implementation": "flex_attention"
+    },
     "enable_jit_checkpoint cannot be set: it saves in mid-update": {"enable_jit_checkpoint": True},
     "logging_nan_inf_filter cannot be set: it would hide": {"logging_nan_inf_filter": True},
     "split_batches cannot be set: a batch could be smaller than the number of processes": {

@@ -1,14 +1,20 @@
 import json
 import os
 import signal
+import subprocess
 import threading
+import time
+from multiprocessing import active_children
+from pathlib import Path
 
 import pytest
+import torch
 import typer
 from transformers import TrainerCallback
 
+from sdtt.cli import train as cli_train
 from sdtt.cli.run_folder import RunFolder
-from sdtt.cli.train import run_training
+from sdtt.cli.train import run_training, validate
 from sdtt.training import signals
 from sdtt.training.signals import Interrupted, StopSignals
 from sdtt.training.state import checkpoints, fault
@@ -77,11 +83,48 @@ def test_a_record_over_a_stop_holds_the_losses_before_it(ends):
     assert of["cut"] == of["whole"]
 
 
+class SignalToAll(Signal):
+    """Another process sends it to all of the group, as a terminal does; they have time to answer.
+
+    (A SIGTERM from its parent ends a worker of torch in peace.)
+    """
+
+    def send(self, _args, state, control, **_):
+        if state.global_step == self.update:
+            subprocess.run(["/bin/sh", "-c", f"kill -{int(self.signum)} 0"], check=False)
+            time.sleep(0.5)
+        return control
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_leaves_the_workers_that_load_data(tmp_path, runs, signum):
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setpgid(0, 0)
+            torch.set_num_threads(1)  # the parent's threads are not in the fork
+            workers = {"dataloader_num_workers": 1, "steps_per_round": 50}  # at work till the end
+            trainer = runs.distiller(tmp_path, callbacks=(SignalToAll(signum, 3),), **workers)
+            with pytest.raises(Interrupted) as caught:
+                trainer.train()
+            status = 0 if caught.value.update == 4 and not active_children() else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert fault(tmp_path / "checkpoint-4") is None
+
+
 def test_a_signal_during_a_save_costs_no_further_update(tmp_path, runs):
     callback = Signal(signal.SIGTERM, 4, "on_save")
     with pytest.raises(Interrupted) as caught:
         runs.distiller(tmp_path, callbacks=(callback,), save_steps=2.0).train()
     assert caught.value.update == 4
+
+
+def test_updates_that_no_checkpoint_holds_are_said_to_be_lost():
+    lost = str(Interrupted(signal.SIGTERM, 9, Path("run/checkpoint-4")))
+    assert lost.endswith("after update 9; the updates since run/checkpoint-4 are lost")
 
 
 def test_a_signal_during_the_last_update_is_not_forgotten(tmp_path, runs):
@@ -130,6 +173,53 @@ def test_an_ignored_signal_stays_ignored():
             assert stop.received == 0
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("name", ["validation_nelbo", "whole_model"])
+def test_a_signal_after_the_last_update_says_what_is_left(
+    tmp_path, runs, capsys, monkeypatch, name
+):
+    trainer = runs.distiller(tmp_path, steps_per_round=1)
+    place = cli_train if name == "validation_nelbo" else trainer
+
+    def stopped(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal was not heard")
+
+    def finish():
+        monkeypatch.setattr(place, name, stopped)
+        validate(trainer, runs.texts(2))
+
+    with pytest.raises(typer.Exit) as caught:
+        run_training(trainer, RunFolder(tmp_path), "distill", finish=finish)
+    assert caught.value.exit_code == 143
+    expected = f"after update 2; its state is in {tmp_path}/checkpoint-2; all updates are done, "
+    expected += "the same command with --resume saves and validates the model"
+    assert expected in capsys.readouterr().err
+
+
+def test_a_signal_between_training_and_what_follows_is_heard(tmp_path, runs, monkeypatch):
+    leave = StopSignals.__exit__
+
+    def late(context, *error):
+        os.kill(os.getpid(), signal.SIGTERM)
+        leave(context, *error)
+
+    monkeypatch.setattr(StopSignals, "__exit__", late)
+    with pytest.raises(Interrupted):
+        runs.distiller(tmp_path, steps_per_round=1).train()
+
+
+def test_a_finished_run_that_is_resumed_has_one_summary_and_one_bound(tmp_path, runs):
+    for resume in (False, True):
+        trainer = runs.distiller(tmp_path, steps_per_round=1)
+        folder = RunFolder(tmp_path, resume=resume)
+        run_training(
+            trainer, folder, "distill", finish=lambda own=trainer: validate(own, runs.texts(2))
+        )
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    for name in ("train_runtime", "validation_nelbo"):
+        assert sum(f'"{name}"' in line for line in lines) == 1, name
 
 
 def test_the_command_line_exits_with_143_and_says_how_to_go_on(tmp_path, runs, capsys):

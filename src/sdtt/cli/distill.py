@@ -132,6 +132,8 @@ def distill(
         _plan(settings, lora, training, args, dry_run)
         return
     check_output(run, settings.data)
+    config = resolved(settings, lora, run, training)
+    free = may_differ(args, config, run.output)
     tokenizer = settings.own_tokenizer
     held = DTYPES[args.teacher_dtype] or torch.float32
     model = load_model(place_of(settings.model), dtype=held if lora.lora_rank else torch.float32)
@@ -155,13 +157,12 @@ def distill(
     for source in (settings.model, settings.teacher):
         spare(run, source)
     run.open(
-        resolved(settings, lora, run, training),
+        config,
         verb="distill",
-        may_differ=may_differ(args),
+        may_differ=free,
         check=lambda: check_resume(trainer, run),
     )
-    run_training(trainer, run, "distill")
-    validate(trainer, blocks.validation)
+    run_training(trainer, run, "distill", finish=lambda: validate(trainer, blocks.validation))
     note("students: " + " ".join(str(run.output / "students" / name) for name in args.plan.folders))
 
 

@@ -183,6 +183,8 @@ def pretrain(
         _plan(settings, training, args, dry_run)
         return
     check_output(run, settings.data)
+    config = resolved(settings, run, training)
+    free = may_differ(args, config, run.output)
     tokenizer = _tokenizer(settings, run)
     torch.manual_seed(args.seed)
     model = _model(settings, tokenizer)
@@ -190,19 +192,22 @@ def pretrain(
     trainer = TRAINERS[settings.model](model, args, blocks.train, tokenizer)
     spare(run, settings.init_from)
     run.open(
-        resolved(settings, run, training),
+        config,
         verb="pretrain",
-        may_differ=may_differ(args),
+        may_differ=free,
         check=lambda: check_resume(trainer, run),
     )
+
+    def finish() -> None:
+        trainer.save_to(run.output)
+        validate(trainer, blocks.validation)
+
     try:
-        run_training(trainer, run, f"pretrain {settings.model}")
+        run_training(trainer, run, f"pretrain {settings.model}", finish=finish)
     except SaveFailed:
         if trainer.state.global_step == args.max_steps:  # the model may fit where its state did not
             trainer.save_to(run.output)
         raise
-    trainer.save_to(run.output)
-    validate(trainer, blocks.validation)
 
 
 def _tokenizer(settings: PretrainSettings, run: RunFolder) -> PreTrainedTokenizerBase:

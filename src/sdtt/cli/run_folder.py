@@ -94,6 +94,8 @@ class RunFolder:
 def prepare(output: Path, *, resume: bool, overwrite: bool) -> None:
     """Makes an output folder ready: made if missing, written to on trial, free of another run.
 
+    What a run left that failed before its first update, its config and empty records, is no run.
+
     Only the first process of a run acts, so that the others do not take its files for an older run.
 
     Args:
@@ -119,7 +121,7 @@ def prepare(output: Path, *, resume: bool, overwrite: bool) -> None:
         raise ValueError(
             f"nothing to resume in {output}: it holds no run; leave --resume out to start one"
         )
-    if entries and not (resume or overwrite):
+    if not (resume or overwrite or all(map(_before_update, entries))):
         names = ", ".join(entry.name for entry in entries[:3])
         raise ValueError(
             f"{output} already holds a run ({names}); "
@@ -147,6 +149,11 @@ def run_entries(output: Path) -> list[Path]:
     return [entry for pattern in RUN_ENTRIES for entry in sorted(output.glob(pattern))]
 
 
+def _before_update(entry: Path) -> bool:
+    """Whether an entry is of a run that failed before its first update: its config, no record."""
+    return entry.is_file() and (entry.name == RUN_FILE or entry.stat().st_size == 0)
+
+
 def _refuse_both(resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other: give one of them")
@@ -169,6 +176,12 @@ def save_config(output: Path, config: Mapping[str, object], *, verb: str) -> Non
     aside.replace(output / RUN_FILE)
 
 
+def saved_config(output: Path) -> dict[str, object]:
+    """The `run.yaml` of a folder; nothing where it has none."""
+    file = output / RUN_FILE
+    return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
+
+
 def check_same(
     output: Path, config: Mapping[str, object], *, may_differ: Collection[str] = ()
 ) -> None:
@@ -182,10 +195,9 @@ def check_same(
     Raises:
         ValueError: naming each key that differs, with the value in the run and the value now.
     """
-    file = output / RUN_FILE
+    file, saved = output / RUN_FILE, saved_config(output)
     if not (is_first_process() and file.is_file()):
         return
-    saved = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     keys = [
         key
         for key in (*saved, *(key for key in config if key not in saved))

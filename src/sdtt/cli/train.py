@@ -1,8 +1,9 @@
 """What the training verbs share: progress, resuming, and the validation at the end."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
+from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers import (
 from transformers.utils import logging
 
 from sdtt.cli.console import note, progress
-from sdtt.cli.run_folder import RunFolder
+from sdtt.cli.run_folder import RunFolder, saved_config
 from sdtt.evaluation.nelbo import validation_nelbo
 from sdtt.models.adapters import network_of
 from sdtt.models.causal import CausalLM
@@ -26,8 +27,8 @@ from sdtt.training.config import StreamConfig
 from sdtt.training.data_state import load_data_state
 from sdtt.training.records import METRICS
 from sdtt.training.rounds import RoundPlan
-from sdtt.training.signals import Interrupted
-from sdtt.training.state import last_complete_checkpoint
+from sdtt.training.signals import Interrupted, StopSignals
+from sdtt.training.state import last_complete_checkpoint, put_record
 from sdtt.training.trainer import StreamTrainer
 
 QUIET: dict[str, Any] = {"disable_tqdm": True}
@@ -62,9 +63,31 @@ Of a batch the trainer compares the texts of the whole update.
 """
 
 
-def may_differ(args: StreamConfig) -> frozenset[str]:
-    """Keys that a resumed run may change, those of --override-on-resume among them."""
-    return MAY_DIFFER | frozenset(args.override_on_resume or ())
+OF_CHECKPOINTS = ("batch", "data", "student", "teacher")
+"""What a checkpoint compares besides settings."""
+
+
+def may_differ(args: StreamConfig, config: Collection[str], output: Path) -> frozenset[str]:
+    """Keys that a resumed run may change, those of --override-on-resume among them.
+
+    Args:
+        args: What trains.
+        config: Keys of the resolved config of the run.
+        output: Its folder; a run of another version may have keys of its own.
+
+    Raises:
+        ValueError: If --override-on-resume names what is no setting.
+    """
+    named = args.override_on_resume or ()
+    known = {*config, *saved_config(output), *(f.name for f in fields(args)), *OF_CHECKPOINTS}
+    for name in named:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            raise ValueError(
+                f"--override-on-resume names no setting: {name!r}; "
+                + (f"did you mean {near[0]}?" if near else "name keys of run.yaml")
+            )
+    return MAY_DIFFER | frozenset(named)
 
 
 class _Advance(TrainerCallback):
@@ -184,9 +207,21 @@ def _reads_from(source: Path, output: Path) -> bool:
 
 
 def run_training(
-    trainer: StreamTrainer, run: RunFolder, description: str, *, resumable: bool = True
+    trainer: StreamTrainer,
+    run: RunFolder,
+    description: str,
+    *,
+    finish: Callable[[], None] = lambda: None,
+    resumable: bool = True,
 ) -> None:
     """Trains with a progress bar; with --resume from the newest whole checkpoint.
+
+    Args:
+        trainer: What trains.
+        run: Where, and whether it goes on.
+        description: Of the progress bar.
+        finish: What is left when all updates are done; a signal ends it in words too.
+        resumable: Whether the command can go on with a stopped run.
 
     Raises:
         typer.Exit: With 143 after SIGTERM and 130 after SIGINT, once a checkpoint is saved.
@@ -211,13 +246,31 @@ def run_training(
         if total > 0
         else nullcontext(lambda _: None)
     )
-    with shown as advance:
-        trainer.add_callback(_Advance(advance, tokens_per_update))
+
+    def interrupted(signum: int) -> Interrupted:
+        if trainer.state.global_step < done:  # the checkpoint is not read yet
+            return Interrupted(signum, done, checkpoint)
+        return trainer.interrupted(signum)
+
+    with StopSignals(interrupted):  # before and after the trainer's own
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            with shown as advance:
+                trainer.add_callback(_Advance(advance, tokens_per_update))
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            finish()
         except Interrupted as stop:
-            note(f"{stop}; the same command with --resume goes on" if resumable else str(stop))
+            note(f"{stop}; {_way_on(stop, trainer.is_done)}" if resumable else str(stop))
             raise typer.Exit(stop.status) from None
+
+
+def _way_on(stop: Interrupted, is_done: bool) -> str:
+    """What --resume would do."""
+    again = "the same command with --resume"
+    if stop.checkpoint is None:
+        return f"{again} starts anew"
+    if is_done and stop.is_saved:
+        return f"all updates are done, {again} saves and validates the model"
+    return f"{again} goes on"
 
 
 def validate(trainer: StreamTrainer, blocks: Any) -> None:
@@ -235,7 +288,6 @@ def validate(trainer: StreamTrainer, blocks: Any) -> None:
         "bits_per_byte": bound.bits_per_byte,
         "tokens": bound.tokens,
     }
-    with (Path(trainer.args.output_dir or ".") / METRICS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    put_record(Path(trainer.args.output_dir or ".") / METRICS, record)
     bits = "" if bound.bits_per_byte is None else f", {bound.bits_per_byte:.3f} bits per byte"
     note(f"validation NELBO {bound.nats_per_token:.3f} nats per token{bits}")

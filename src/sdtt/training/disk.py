@@ -46,6 +46,11 @@ def write_failure(error: BaseException) -> str | None:
     return None
 
 
+def moments_of(optimizer: Any) -> int:
+    """Numbers that an optimiser, named as ``optim`` does, keeps of each weight."""
+    return next((n for part, n in MOMENTS.items() if part in str(optimizer).lower()), 1)
+
+
 def check_writable(output: Path) -> None:
     """Makes a folder and, for a moment, a file in it.
 
@@ -80,10 +85,9 @@ def checkpoint_bytes(model: nn.Module, teacher: nn.Module | None, optimizer: str
     the student; where weights lie in parts nothing is shared.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
-    moments = next((n for part, n in MOMENTS.items() if part in optimizer.lower()), 1)
     return (
         (_bytes(trained) if hasattr(model, "peft_config") else bytes_of(model))
-        + moments * _bytes(trained)
+        + moments_of(optimizer) * _bytes(trained)
         + (4 * sum(p.numel() for p in trained) if ema else 0)
         + (0 if teacher is None else _bytes_of_teacher(teacher, model))
     )

@@ -36,6 +36,7 @@ from sdtt.training.sharding import Asked, fill, is_sharded
 from sdtt.training.state import (
     TEACHER,
     TEACHER_ROUND,
+    update_of,
     write_aside,
 )
 from sdtt.training.stream import Noise, in_dilated_order, noise_of
@@ -47,7 +48,7 @@ from sdtt.training.teacher import (
     packed,
     save_teacher,
 )
-from sdtt.training.trainer import StreamTrainer
+from sdtt.training.trainer import StreamTrainer, set_attention
 
 logger = logging.get_logger(__name__)
 
@@ -143,7 +144,7 @@ class SDTTTrainer(StreamTrainer):
             source = with_weights(source, weights)
         teacher = source if is_sharded(source) else frozen_teacher(source, self._sharer(), dtype)
         if hasattr(teacher, "set_attn_implementation"):
-            teacher.set_attn_implementation(self.args.attn_implementation)
+            set_attention(teacher, self.args.attn_implementation)
         if isinstance(teacher, nn.Module):
             teacher = self.placed_teacher(teacher, sharded=sharded)
         self.teacher = teacher
@@ -165,6 +166,11 @@ class SDTTTrainer(StreamTrainer):
         if self.args.teacher_dtype == "same":
             return self.accelerator.autocast()
         return torch.autocast(self.args.device.type, enabled=False)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the last round has ended."""
+        return self.plan.is_over or super().is_done
 
     @property
     def round(self) -> Round:
@@ -286,6 +292,8 @@ class SDTTTrainer(StreamTrainer):
     def after_update(self) -> None:
         """EMA; whether the round still gains; and the student of a round that is done."""
         super().after_update()
+        if self._nothing_to_learn:  # a mean over masked positions; of the NELBO 0 is an estimate
+            self.guard.count_out()
         update = self.state.global_step - 1
         if not (self._is_at_a_plateau(update) or self.plan.ends_at(update)):
             return
@@ -376,14 +384,44 @@ class SDTTTrainer(StreamTrainer):
         """As ``StreamTrainer.train``; where the last round has ended early nothing is left to do.
 
         Raises:
-            ValueError: If there is nothing whole to resume from.
+            ValueError: If there is nothing whole to resume from, or to start anew with: student and
+                teacher have gone on.
         """
         checkpoint = self._checkpoint_of(resume_from_checkpoint)
+        if checkpoint is None and self.state.global_step > 0:
+            raise ValueError(
+                f"this trainer has done {self.state.global_step} updates, and neither its student "
+                "nor its teacher is the first any more; make a new one, or resume "
+                "(resume_from_checkpoint=True)"
+            )
         if checkpoint is not None and self.args.early_stop_interval:
-            record = json.loads((checkpoint / TEACHER_ROUND).read_text(encoding="utf-8"))
+            record = _record_of(checkpoint)
             if len(record.get("ended_at", ())) == self.plan.rounds:
                 self.args.max_steps = self.stream.updates = record["ended_at"][-1]
         return super().train(str(checkpoint) if checkpoint else None, trial, ignore_keys_for_eval)
+
+    def check_room_for(self, checkpoint: Path) -> None:
+        """Refuses rounds that are shorter, or fewer, than what a checkpoint has done of them.
+
+        Raises:
+            ValueError: With the least number that works.
+        """
+        plan, ended_at = self.args.plan, _record_of(checkpoint).get("ended_at")
+        if ended_at is None:  # of a version before rounds could end early
+            return
+        done = update_of(checkpoint) - (ended_at[-1] if ended_at else 0)  # of the round at hand
+        begun = len(ended_at) + (done > 0)
+        if plan.rounds < begun:
+            raise ValueError(
+                f"rounds={plan.rounds} is too few to resume {checkpoint}: its round {begun} has "
+                f"begun; plan {begun} rounds at least"
+            )
+        if done and plan.lengths[begun - 1] <= done:
+            raise ValueError(
+                f"steps_per_round={self.args.steps_per_round} is too few to resume {checkpoint}: "
+                f"{done} updates of its round {begun} are done, and its student comes with one "
+                f"more; give that round {done + 1} at least"
+            )
 
     def complete(self, logs: dict[str, float]) -> None:
         """Adds the round to every record, and the mean loss of the round so far."""
@@ -406,7 +444,7 @@ class SDTTTrainer(StreamTrainer):
         if checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        record = json.loads((Path(checkpoint) / TEACHER_ROUND).read_text(encoding="utf-8"))
+        record = _record_of(Path(checkpoint))
         self.teacher_round = record["round"]
         self.plan = dataclasses.replace(self.args.plan, ended_at=tuple(record.get("ended_at", ())))
         self.plateau = Plateau(record.get("lowest"), record.get("stale", 0))
@@ -424,6 +462,12 @@ class SDTTTrainer(StreamTrainer):
     def save_model_to(self, model: Any, folder: Path) -> None:
         """Saves one model; of a LoRA student the adapter, and the merged model if wanted."""
         save_model(model, folder, merge=self.args.merge_lora)
+
+
+def _record_of(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint says of its round."""
+    record: dict[str, Any] = json.loads((checkpoint / TEACHER_ROUND).read_text(encoding="utf-8"))
+    return record
 
 
 def set_dropout(model: nn.Module, chance: float) -> None:

@@ -5,11 +5,13 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from transformers.trainer_utils import SaveStrategy
 
 from sdtt.diffusion.denoiser import follows_order
 from sdtt.diffusion.noise import SCHEDULES
 from sdtt.training.config import StreamConfig
+from sdtt.training.disk import moments_of
 from sdtt.training.flops import (
     Network,
     distillation_flops,
@@ -26,6 +28,7 @@ from sdtt.training.pretrain import MDLMTrainer, PretrainConfig, has_whole_orders
 from sdtt.training.probe import Probe
 from sdtt.training.sdtt_config import SDTTConfig
 from sdtt.training.sharing import accumulation_steps
+from sdtt.training.teacher import DTYPES
 
 
 @dataclass(frozen=True)
@@ -171,8 +174,10 @@ def estimate_of_distillation(
                 flops=updates * flops.total * real,
             )
         )
-    # a teacher that was made of the student shares all weights that are not trained
-    held = network.trained if teacher is None else max(of_teacher.parameters, network.trained)
+    # a teacher that was made of the student shares what is not trained, unless it lies in parts
+    own = network.parameters if _is_sharded(args) else network.trained
+    numbers = own if teacher is None else max(of_teacher.parameters, own)
+    held = (DTYPES[args.teacher_dtype] or torch.float32).itemsize * numbers
     whole = args.merge_lora or not hasattr(student, "peft_config")  # with the adapters beside it
     each_student = 4 * (network.parameters if whole else network.trained)
     students = each_student * (2 if args.ema_decay else 1) * len(stages)
@@ -210,22 +215,27 @@ def _estimate(
     network: Network,
     peak: Peak,
     stages: tuple[Stage, ...],
-    teacher_parameters: int,
+    teacher_bytes: int,
     results: int,
     passes: int = 1,
 ) -> Estimate:
     length, texts = _length(model), args.per_device_train_batch_size
-    ema = bool(args.ema_decay)
+    ema, moments = bool(args.ema_decay), moments_of(args.optim)
     checkpoint = checkpoint_bytes(
         network,
-        teacher_parameters=teacher_parameters,
+        teacher_bytes=teacher_bytes,
         ema=ema,
+        moments=moments,
         adapters=hasattr(model, "peft_config"),
     )
     saves = _saves(args, sum(stage.updates for stage in stages))
     # a checkpoint is written before the oldest one goes
     kept = saves if args.save_total_limit is None else min(saves, args.save_total_limit + 1)
     eager = args.attn_implementation == "eager"
+    shards = args.world_size if _is_sharded(args) else 1
+    if getattr(args, "teacher_sharding", "") == "sharded":
+        teacher_bytes //= shards
+    away = args.ema_device == "cpu" and args.device.type != "cpu"
     return Estimate(
         parameters=network.parameters,
         texts=_texts(args),
@@ -237,15 +247,16 @@ def _estimate(
             texts=texts,
             length=passes * length,  # of whole orders each token passes visible and masked
             rows=texts * length,
-            teacher_parameters=teacher_parameters,
-            ema=ema,
+            teacher_bytes=teacher_bytes * (2 if getattr(args, "pack_teacher", False) else 1),
+            ema=ema and not away,
+            moments=moments,
             half=args.bf16 or args.fp16,
             eager_heads=model.config.num_attention_heads if eager else 0,
             hides_keys=follows_order(model),
             checkpointing=bool(
                 getattr(args, "activation_checkpointing", False) or args.gradient_checkpointing
             ),
-            shards=args.world_size if _is_sharded(args) else 1,
+            shards=shards,
             device=args.device,
         ),
         checkpoint_bytes=checkpoint,

@@ -200,24 +200,31 @@ def expected_passes(schedule: Schedule, dt: float, teacher_steps: int, length: i
     return Passes(float(hidden[0].mean()), drawn, passes)
 
 
-def dilated_passes(student_steps: int, teacher_steps: int) -> Passes:
+def dilated_passes(student_steps: int, teacher_steps: int, length: int) -> Passes:
     """What k teacher steps ask of a text whose masks a dilated order of N student steps leaves.
 
     n = 1 .. N steps are left, each as likely, so (N + 1) / 2N of the text is masked; all passes but
-    the last decide, and draw, a k-th of a step each, and every one decides something.
+    the last decide, and draw, a k-th of a step each. While a step has k tokens every pass decides
+    something. Of fewer it has as many parts as tokens, each as likely to be any of the k, and the
+    last pass is left out where only they are masked and none of them is the last.
 
     Args:
-        student_steps: N.
+        student_steps: N; of a shorter text the number of its tokens.
         teacher_steps: k.
+        length: L, the tokens of the text.
     """
-    drawn = (teacher_steps - 1) / (teacher_steps * student_steps)
-    return Passes((student_steps + 1) / (2 * student_steps), drawn, teacher_steps)
+    n, k = min(student_steps, length), min(teacher_steps, length)
+    early = min(teacher_steps - 1, length) / k  # the chance of a part to come before the last pass
+    small, rest = divmod(length, n)  # tokens of a step; so many steps have one more
+    parts = (rest * min(small + 1, k) + (n - rest) * min(small, k)) / n
+    last = (n - 1 + parts * (1 - early)) / n
+    return Passes((n + 1) / (2 * n), early / n, parts * early + last)
 
 
 def passes_of_round(order: str, schedule: Schedule, now: Round, length: int) -> Passes:
     """What the teacher steps of a round ask of a text, in either order of the noise."""
     if order == "dilated":
-        return dilated_passes(now.student_sampling_steps, now.teacher_steps)
+        return dilated_passes(now.student_sampling_steps, now.teacher_steps, length)
     return expected_passes(schedule, now.dt, now.teacher_steps, length)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -86,6 +87,10 @@ class Guard(TrainerCallback):
             self.progress = Progress(recorded=state.global_step)
         share = self.progress.share(args.process_index, args.world_size)
         self.trainer._tr_loss += share
+        if (
+            self.progress.loss_sums
+        ):  # they count for the next record, not for this call's train_loss
+            self.trainer._total_loss_scalar -= mean(self.progress.loss_sums)
         self.trainer._globalstep_last_logged = self._recorded = self.progress.recorded
         if self.trainer.changes and state.is_world_process_zero:
             record = {"step": state.global_step, "overridden": self.trainer.changes}
@@ -166,7 +171,7 @@ class Guard(TrainerCallback):
         return NonFinite(
             f"update {first} is not finite{late}: loss {loss:.6g}, {len(bad[0])} of {len(names)} "
             f"gradients{such}, {len(bad[1])} parameters; {where}\n"
-            f"nothing of it was saved, the last checkpoint is {newest_marked(self.output)}; "
+            f"nothing of it was saved, the last checkpoint is {newest_marked(self.output, now)}; "
             "resume with a lower learning_rate or round_learning_rates (override_on_resume), "
             "or with on_nonfinite=skip",
             first,
@@ -194,14 +199,20 @@ class Guard(TrainerCallback):
         self.left_out = True
         logger.warning(f"left out: {str(error).splitlines()[0]}")
 
+    def count_out(self) -> None:
+        """The update at hand had no loss: the mean of the next record is over the others."""
+        if self.progress is not None and not self.left_out:
+            self.progress.skipped_since_record += 1
+
     def correct(self, record: dict[str, Any]) -> None:
-        """Makes the loss of a record the mean over the updates that were not left out."""
+        """Makes the loss of a record the mean over the updates that count."""
         now = self.trainer.state.global_step
         updates, self._recorded = now - self._recorded, now
-        if self.trainer.args.on_nonfinite != "skip" or self.progress is None:
+        if self.progress is None:
             return
         left_out, self.progress.skipped_since_record = self.progress.skipped_since_record, 0
-        record["left_out_updates"] = self.progress.skipped
+        if self.trainer.args.on_nonfinite == "skip":
+            record["left_out_updates"] = self.progress.skipped
         if left_out >= updates:
             del record["loss"]
         elif left_out:
@@ -251,21 +262,23 @@ class Guard(TrainerCallback):
             Whether it is there.
 
         Raises:
-            SaveFailed: At the end of the run, and when three in a row have failed.
+            SaveFailed: Where the run ends, and when three in a row have failed.
         """
         self.check_finite()
         first_process = self.trainer.args.should_save
         words = self._attempt(checkpoint, write)
         if words:
-            deleted = make_room(checkpoint, limit) if first_process else 0
+            best = self.trainer.state.best_model_checkpoint
+            deleted = make_room(checkpoint, limit, best) if first_process else 0
             words = self._attempt(checkpoint, write) if self.agreement.any(deleted > 0) else words
         self.failed_saves = self.failed_saves + 1 if words else 0
         if not words:
             return True
         state, count = self.trainer.state, f"{self.failed_saves} of {FAILED_SAVES} in a row"
         message = f"{checkpoint} could not be saved: {words}; "
-        message += f"the last whole checkpoint is {newest_marked(self.output)}"
-        if state.global_step >= state.max_steps or self.failed_saves >= FAILED_SAVES:
+        message += f"the last whole checkpoint is {newest_marked(self.output, state.global_step)}"
+        ends = state.global_step >= state.max_steps or self.trainer.control.should_training_stop
+        if ends or self.failed_saves >= FAILED_SAVES:
             raise SaveFailed(f"{message}\nmake room and resume")
         logger.warning(f"{message}; training goes on to the next save ({count} have failed)")
         return False

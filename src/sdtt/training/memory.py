@@ -27,7 +27,7 @@ class Memory:
         weights: Of the network that is trained.
         casts: Its weights in 16 bits, which autocast keeps for a pass.
         gradients: In the dtype of the weights.
-        moments: AdamW's two.
+        moments: The optimiser's, such as AdamW's two.
         ema: The averaged weights.
         teacher: A network of its own; a shared one counts nothing.
         activations: What a micro-batch keeps for its backward pass.
@@ -55,8 +55,9 @@ def memory_of(
     texts: int,
     length: int,
     rows: float,
-    teacher_parameters: int = 0,
+    teacher_bytes: int = 0,
     ema: bool = False,
+    moments: int = 2,
     half: bool = False,
     eager_heads: int = 0,
     hides_keys: bool = False,
@@ -71,13 +72,14 @@ def memory_of(
         texts: Texts of a micro-batch.
         length: L.
         rows: Rows of a micro-batch that are projected, at most.
-        teacher_parameters: Numbers of a teacher that is held beside it, in float32.
-        ema: Whether weights are averaged.
+        teacher_bytes: What this device holds of a teacher's own weights.
+        ema: Whether weights are averaged on it.
+        moments: Numbers that the optimiser keeps of each weight.
         half: Whether the network is autocast to 16 bits.
         eager_heads: Heads of attention where it is written out and keeps its (L, L) scores, else 0.
         hides_keys: Whether attention has a mask, which a fused kernel keeps as L numbers a token.
         checkpointing: Whether the blocks' activations are recomputed.
-        shards: Devices that share weights, gradients, moments, EMA and teacher (FSDP).
+        shards: Devices that share weights, gradients, moments and EMA (FSDP).
         device: Which kind; a CPU by default.
     """
     size = HALF if half else FLOAT32
@@ -94,9 +96,9 @@ def memory_of(
         weights=FLOAT32 * network.parameters // shards,
         casts=HALF * network.body_trained if half else 0,
         gradients=FLOAT32 * network.trained // shards,
-        moments=2 * FLOAT32 * network.trained // shards,
+        moments=moments * FLOAT32 * network.trained // shards,
         ema=FLOAT32 * network.trained // shards if ema else 0,
-        teacher=FLOAT32 * teacher_parameters // shards,
+        teacher=teacher_bytes,
         activations=trunk + last_rows,
         loss=LOSS_TILES * FLOAT32 * tile + (FLOAT32 * network.head if network.head_trained else 0),
     )
@@ -126,16 +128,22 @@ def activations_of_block(network: Network, length: int, size: int, eager_heads: 
 
 
 def checkpoint_bytes(
-    network: Network, *, teacher_parameters: int = 0, ema: bool = False, adapters: bool = False
+    network: Network,
+    *,
+    teacher_bytes: int = 0,
+    ema: bool = False,
+    moments: int = 2,
+    adapters: bool = False,
 ) -> int:
-    """Bytes of a checkpoint: weights, AdamW's two moments, EMA and teacher, all in float32.
+    """Bytes of a checkpoint: weights, moments and EMA in float32, and the teacher.
 
     Args:
         network: What is trained.
-        teacher_parameters: Numbers of the teacher that it does not share with the network.
+        teacher_bytes: Of the weights that the teacher does not share with the network.
         ema: Whether weights are averaged.
+        moments: Numbers that the optimiser keeps of each weight.
         adapters: Whether it is a frozen base with adapters: they alone are kept.
     """
     weights = network.trained if adapters else network.parameters
     averaged = network.trained if ema else 0
-    return FLOAT32 * (weights + 2 * network.trained + averaged + teacher_parameters)
+    return FLOAT32 * (weights + moments * network.trained + averaged) + teacher_bytes

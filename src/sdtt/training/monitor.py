@@ -11,6 +11,7 @@ What each costs:
 Nothing waits for the device but at a record, which waits for the loss anyway.
 """
 
+from bisect import bisect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -162,14 +163,20 @@ def summed_over_processes(sums: Tensor, device: torch.device) -> Tensor:
 def mean_since(history: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> float:
     """The mean loss of the round of a record up to it, each record by its updates.
 
+    Those that were skipped, each of which has a record of its own, count for nothing.
+
     Args:
         history: The records before it, oldest first, with ``step``, ``round`` and ``loss``.
         now: The record, with the same.
     """
     records = [each for each in history if "loss" in each and each["step"] < now["step"]]
+    skipped = [each["step"] for each in history if "skipped_updates" in each]
     before = [0, *(each["step"] for each in records)]
     of_round = [
-        (each["loss"], each["step"] - since)
+        (
+            each["loss"],
+            each["step"] - since - bisect(skipped, each["step"]) + bisect(skipped, since),
+        )
         for since, each in zip(before, [*records, now], strict=True)
         if each.get("round") == now["round"]
     ]

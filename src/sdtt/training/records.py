@@ -35,6 +35,7 @@ class Records(TrainerCallback):
     def __init__(self, output: Path) -> None:
         self.path = output / METRICS
         self.waiting: list[str] = []
+        self._began = 0
 
     def on_train_begin(
         self,
@@ -47,6 +48,7 @@ class Records(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self.waiting.clear()
+        self._began = state.global_step
         keep_records(self.path, state.global_step)
 
     def on_log(
@@ -57,8 +59,9 @@ class Records(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """Appends one record."""
-        if not state.is_world_process_zero:
+        """Appends one record; of a run that had ended before there is no second summary."""
+        ended_before = "train_runtime" in (logs or {}) and state.global_step == self._began
+        if ended_before or not state.is_world_process_zero:
             return
         self.append({"step": state.global_step, **(logs or {})})
 

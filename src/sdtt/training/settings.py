@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import math
 from collections.abc import Collection, Mapping
 from enum import Enum
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import TrainingArguments
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.trainer_utils import SaveStrategy
 
 from sdtt.training.data_state import tells_its_text
@@ -35,12 +37,14 @@ SETS_DECAY = frozenset({"max_steps", "decay_share", "warmup_steps"})
 FOLLOWING = frozenset({"lr_scheduler_kwargs"})
 """What follows from these in pretraining, so that who lets them differ lets it."""
 PROBES = 8
+SEEDS = 2**32
+"""So many seeds numpy takes, which transformers seeds too."""
 
 Changes = dict[str, tuple[Any, Any]]
 
 
 def check_faults(config: Any) -> None:
-    """Refuses settings under which a run could not be kept from loss.
+    """Refuses settings under which a run could not begin, or be kept from loss.
 
     Raises:
         ValueError: Naming the setting, its value and the way out.
@@ -54,6 +58,7 @@ def check_faults(config: Any) -> None:
         if getattr(config, name) < 1:
             each = "; every process needs a text" if name.startswith("per_device") else ""
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}{each}")
+    _check_ranges(config)
     for name, choices in (("on_nonfinite", ("stop", "skip")), ("ema_device", ("same", "cpu"))):
         if getattr(config, name) not in choices:
             words = " or ".join(map(repr, choices))
@@ -69,6 +74,26 @@ def check_faults(config: Any) -> None:
             "accelerator_config.split_batches cannot be set: a batch could be smaller than the "
             "number of processes; per_device_train_batch_size counts the texts of each"
         )
+
+
+def _check_ranges(config: Any) -> None:
+    """Refuses settings that transformers takes, and fails of in other words, or never tells."""
+    if config.save_total_limit is not None and config.save_total_limit < 1:
+        raise ValueError(
+            f"save_total_limit must be at least 1, got {config.save_total_limit}; none keeps all"
+        )
+    for name in ("learning_rate", "weight_decay"):
+        if not 0 <= getattr(config, name) < math.inf:
+            raise ValueError(f"{name} must lie in [0, inf), got {getattr(config, name)}")
+    if not (config.max_grad_norm or 0) >= 0:
+        raise ValueError(
+            f"max_grad_norm must be at least 0, got {config.max_grad_norm}; 0 clips nothing"
+        )
+    if not 0 <= config.seed < SEEDS:
+        raise ValueError(f"seed must lie in 0 .. {SEEDS - 1}, got {config.seed}")
+    attention = config.attn_implementation
+    if "/" not in attention and attention not in ("eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()):
+        raise ValueError(f"unknown attn_implementation {attention!r}; use sdpa, or eager")
 
 
 def settings_of(trainer: Any) -> dict[str, Any]:

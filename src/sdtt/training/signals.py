@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -19,30 +20,57 @@ class Interrupted(KeyboardInterrupt):
 
     Attributes:
         signum: The signal.
-        update: The last update that was done.
-        checkpoint: The newest whole checkpoint; None if there is none.
+        update: The last update that was done; 0 if none was.
+        checkpoint: The newest whole checkpoint up to there; None if there is none.
+        is_saved: Whether that checkpoint holds all updates that were done.
         status: What a process should exit with: 128 + signum (143 for SIGTERM, 130 for SIGINT).
     """
 
     def __init__(self, signum: int, update: int, checkpoint: Path | None) -> None:
         self.signum, self.update, self.checkpoint = signum, update, checkpoint
         self.status = 128 + signum
-        where = f"its state is in {checkpoint}" if checkpoint else "no checkpoint could be saved"
-        super().__init__(f"stopped by {signal.Signals(signum).name} after update {update}; {where}")
+        when = f"after update {update}" if update else "before the first update"
+        self.is_saved = checkpoint is not None and checkpoint.name.endswith(f"-{update}")
+        if checkpoint is None:
+            where = "there is no checkpoint"
+        elif self.is_saved:
+            where = f"its state is in {checkpoint}"
+        else:
+            where = f"the updates since {checkpoint} are lost"
+        super().__init__(f"stopped by {signal.Signals(signum).name} {when}; {where}")
+
+
+def leave_signals(seed: Callable[[int], None] | None, worker: int) -> None:
+    """Begins a worker that loads data: a signal to all is for the process that trains to answer.
+
+    The worker ends when that process does, or is done with it.
+
+    Args:
+        seed: What else it begins with.
+        worker: Its number.
+    """
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+    if seed is not None:
+        seed(worker)
 
 
 class StopSignals:
-    """Within the context the first SIGTERM or SIGINT is noted instead of ending the process.
+    """Within the context the first SIGTERM or SIGINT is noted, or raises, and ends no process.
 
     A second SIGINT interrupts at once. Outside the main thread, where Python takes no handlers, and
     for signals that the process ignores, nothing is changed. What was there before is restored.
+
+    Args:
+        error: Makes what the first signal raises; None: it is noted.
 
     Attributes:
         received: The first signal that came, 0 if none has.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, error: Callable[[int], BaseException] | None = None) -> None:
         self.received = 0
+        self._error = error
         self._since = 0.0
         self._before: dict[int, Any] = {}
         self._process = os.getpid()
@@ -66,10 +94,12 @@ class StopSignals:
         self._before.clear()
 
     def _receive(self, signum: int, _: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a fork, such as a worker that loads data
+        if os.getpid() != self._process:  # a fork that is none of ours
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
         elif not self.received:
             self.received, self._since = signum, time.monotonic()
+            if self._error is not None:
+                raise self._error(signum)
         elif signum == signal.SIGINT and time.monotonic() - self._since > SAME_PRESS:
             raise KeyboardInterrupt

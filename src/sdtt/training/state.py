@@ -23,7 +23,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -51,7 +51,8 @@ class Progress:
         recorded: The update of the last record.
         skipped: Updates that were left out, in all, for want of a finite gradient.
         skipped_in_a_row: Those up to now with no good one in between.
-        skipped_since_record: Those that the last record does not know of.
+        skipped_since_record: Those that the last record does not know of, and in a distillation
+            those with nothing masked.
     """
 
     loss_sums: list[float] = field(default_factory=list)
@@ -114,6 +115,20 @@ def keep_records(path: Path, step: int) -> None:
     write_aside(path, "".join(line + "\n" for line in kept))
 
 
+def put_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes a record to the end, in place of one of the same update and names."""
+
+    def is_new(line: str) -> bool:
+        with suppress(ValueError):
+            other = json.loads(line)
+            return other.keys() != record.keys() or other["step"] != record["step"]
+        return True
+
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [*filter(is_new, lines), json.dumps(record)]
+    write_aside(path, "".join(line + "\n" for line in kept))
+
+
 def _step(record: str) -> float:
     """The update of a record; past all others if a kill has cut it short."""
     try:
@@ -171,6 +186,11 @@ def fault(checkpoint: Path) -> str | None:
     return None
 
 
+def update_of(checkpoint: Path) -> int:
+    """The update that a checkpoint reached, whatever its folder is called."""
+    return int(json.loads((checkpoint / TRAINER_STATE).read_text("utf-8"))["global_step"])
+
+
 def checkpoints(output: Path) -> list[Path]:
     """All checkpoint folders of a run, whole or not, newest update first."""
     prefix = PREFIX_CHECKPOINT_DIR + "-"
@@ -205,12 +225,16 @@ def remove_checkpoint(checkpoint: Path) -> None:
         shutil.rmtree(checkpoint)
 
 
-def newest_marked(output: Path) -> Path | None:
-    """The newest checkpoint that is marked complete; its files are not read."""
-    return next((each for each in checkpoints(output) if (each / MANIFEST).is_file()), None)
+def newest_marked(output: Path, update: int) -> Path | None:
+    """The newest checkpoint up to an update that is marked complete; its files are not read.
+
+    A later one is of a course that was left, or was passed over because it is damaged.
+    """
+    own = (each for each in checkpoints(output) if _update(each) <= update)
+    return next((each for each in own if (each / MANIFEST).is_file()), None)
 
 
-def delete_old_checkpoints(newest: Path, limit: int | None) -> int:
+def delete_old_checkpoints(newest: Path, limit: int | None, best: str | None = None) -> int:
     """Keeps ``newest`` and the ``limit - 1`` complete ones before it; all without a limit.
 
     Checkpoints of later updates do not count: a run that was taken up before them passed them over
@@ -219,23 +243,25 @@ def delete_old_checkpoints(newest: Path, limit: int | None) -> int:
     Args:
         newest: A checkpoint, which may be one that is not there (any more).
         limit: How many stay.
+        best: One that stays besides, as transformers' Trainer names it.
 
     Returns:
         How many were deleted.
     """
-    if limit is None or limit < 1:
+    if limit is None:
         return 0
     older = [each for each in checkpoints(newest.parent) if _update(each) < _update(newest)]
     complete = [each for each in older if (each / MANIFEST).is_file()]
-    gone = [each for each in older if each not in complete[: limit - 1]]
+    kept = {path.resolve() for path in (*complete[: limit - 1], *([Path(best)] if best else []))}
+    gone = [each for each in older if each.resolve() not in kept]
     for old in gone:
         remove_checkpoint(old)
     return len(gone)
 
 
-def make_room(missing: Path, limit: int | None) -> int:
+def make_room(missing: Path, limit: int | None, best: str | None = None) -> int:
     """Deletes what the saving of ``missing`` would have driven out, but for the last whole one."""
-    return 0 if limit is None else delete_old_checkpoints(missing, max(limit, 2))
+    return 0 if limit is None else delete_old_checkpoints(missing, max(limit, 2), best)
 
 
 def abandon_later(output: Path, update: int) -> list[Path]:

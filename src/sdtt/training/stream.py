@@ -204,9 +204,10 @@ def in_dilated_order(noise: Noise, steps: int, parts: int, schedule: Schedule) -
     """Masks that a dilated order of N steps leaves after some of them, in place of the process's.
 
     The time becomes n / N, where n = 1 .. N steps are left, each as likely; and u is such that the
-    positions of each step are revealed within its 1 / N of the time, those of its parts one part
-    after the other. So between n / N and (n - 1) / N the next step of a student of N steps is
-    revealed, and between times 1 / (N * parts) apart the steps of a teacher that refines it.
+    positions of each step are revealed within 1 / N of the time, those of its parts one part after
+    the other. So between n / N and (n - 1) / N the next step of a student of N steps is revealed,
+    and between times 1 / (N * parts) apart the steps of a teacher that refines it. A text of l < N
+    tokens has l steps: at n / l so many are left, and the next is revealed within 1 / N of there.
 
     Args:
         noise: Its t chooses how many steps are left, its u the order.
@@ -214,15 +215,12 @@ def in_dilated_order(noise: Noise, steps: int, parts: int, schedule: Schedule) -
         parts: Into how many steps of a teacher one of them is cut.
         schedule: alpha(t) of what reads the noise.
     """
-    left = (noise.t * steps).floor().clamp(0, steps - 1) + 1
+    own = noise.lengths.clamp_max(steps)
+    left = ((noise.t * own).floor() + 1).clamp_max(own)
     when = refined_order(noise.u, noise.real, steps, parts)
-    revealed_at = 1 - (when.double() + 0.5) / (steps * parts)
-    return replace(
-        noise,
-        t=left / steps,
-        u=1 - schedule.alpha(revealed_at),
-        revealed=when // parts,
-    )
+    step, part = when // parts, when % parts
+    revealed_at = 1 - step / own[:, None].double() - (part + 0.5) / (steps * parts)
+    return replace(noise, t=left / own, u=1 - schedule.alpha(revealed_at), revealed=step)
 
 
 def in_dilated_orders(noise: Noise, schedule: Schedule) -> Noise:

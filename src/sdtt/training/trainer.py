@@ -5,6 +5,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from jaxtyping import Int64
 from torch import Tensor, nn
-from torch.utils.data import SequentialSampler
+from torch.utils.data import DataLoader, SequentialSampler
 from transformers import (
     PreTrainedTokenizerBase,
     TrainerCallback,
@@ -59,7 +60,7 @@ from sdtt.training.settings import (
 )
 from sdtt.training.sharding import placed_like, whole_tensors
 from sdtt.training.sharing import accumulation_steps, check_loader, name_dropout
-from sdtt.training.signals import Interrupted
+from sdtt.training.signals import Interrupted, leave_signals
 from sdtt.training.state import (
     EMA,
     SKIPPED,
@@ -69,6 +70,7 @@ from sdtt.training.state import (
     last_complete_checkpoint,
     newest_marked,
     save_into,
+    update_of,
     write_aside,
 )
 from sdtt.training.stream import Noise, Stream, collate, lengths_of, noise_of
@@ -120,7 +122,7 @@ class StreamTrainer(ParallelTrainer, ABC):
         args.dataloader_pin_memory &= args.device.type != "cpu"  # pinning needs an accelerator
         if args.should_save:
             check_writable(Path(args.output_dir or "."))
-        model.set_attn_implementation(args.attn_implementation)
+        set_attention(model, args.attn_implementation)
         check_loader(args.accelerator_config)
         args.gradient_accumulation_steps = accumulation_steps(
             args.global_batch_size,
@@ -306,6 +308,13 @@ class StreamTrainer(ParallelTrainer, ABC):
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.stream if train_dataset is None else train_dataset)
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """As transformers makes it; its workers leave signals to this process."""
+        loader: Any = super().get_train_dataloader()
+        own = getattr(loader, "base_dataloader", loader)  # accelerate's forms hold it
+        own.worker_init_fn = partial(leave_signals, own.worker_init_fn)
+        return loader
+
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, Any]], device: torch.device
     ) -> Tensor:
@@ -439,9 +448,20 @@ class StreamTrainer(ParallelTrainer, ABC):
             result = super().train(given, trial, ignore_keys_for_eval)
             self.guard.check_finite()
             [stop] = self.guard.agreement.largest(self.guard.stop or signals.received)
+        stop = stop or signals.received  # one that came while the context ended
         if stop:
-            raise Interrupted(stop, self.state.global_step, newest_marked(self.guard.output))
+            raise self.interrupted(stop)
         return result
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the last update of the run is done."""
+        return self.state.global_step >= self.args.max_steps
+
+    def interrupted(self, signum: int) -> Interrupted:
+        """What a signal raises now."""
+        update = self.state.global_step
+        return Interrupted(signum, update, newest_marked(self.guard.output, update))
 
     def evaluate(
         self,
@@ -498,9 +518,24 @@ class StreamTrainer(ParallelTrainer, ABC):
         """What differs from the settings of a checkpoint, all of it in ``override_on_resume``.
 
         Raises:
-            ValueError: If something else differs.
+            ValueError: If something else differs, or leaves no room for what is done.
         """
-        return changes_since(checkpoint, settings_of(self), self.args.override_on_resume or ())
+        changes = changes_since(checkpoint, settings_of(self), self.args.override_on_resume or ())
+        self.check_room_for(checkpoint)
+        return changes
+
+    def check_room_for(self, checkpoint: Path) -> None:
+        """Refuses a run that is shorter than what a checkpoint has done of it.
+
+        Raises:
+            ValueError: With the least number that works.
+        """
+        done = update_of(checkpoint)
+        if self.args.max_steps < done:
+            raise ValueError(
+                f"max_steps={self.args.max_steps} is too few to resume {checkpoint}: {done} updates"
+                f" are done; give max_steps={done} at least, or choose an earlier checkpoint"
+            )
 
     def _checkpoint_of(self, resume: str | bool | None) -> Path | None:
         """The checkpoint to resume from, whole; None to start anew."""
@@ -529,7 +564,7 @@ class StreamTrainer(ParallelTrainer, ABC):
         finally:
             self.args.save_total_limit = limit
         if whole and self.args.should_save:  # older ones go only after this one is known to be so
-            delete_old_checkpoints(checkpoint, limit)
+            delete_old_checkpoints(checkpoint, limit, self.state.best_model_checkpoint)
 
     def write(self, save: Callable[[], None]) -> None:
         """Writes files of a checkpoint; the guard puts a failure off until all have met."""
@@ -614,7 +649,7 @@ class StreamTrainer(ParallelTrainer, ABC):
             reason = write_failure(error)
             if reason is None:
                 raise
-            last = newest_marked(self.guard.output)
+            last = newest_marked(self.guard.output, self.state.global_step)
             raise SaveFailed(
                 f"{folder} could not be saved: {reason}\nmake room and resume from {last}"
             ) from error
@@ -651,6 +686,20 @@ def _bound(model: Any, texts: Any, seed: int) -> dict[str, float]:
         bound = validation_nelbo(model, rows, seed=seed)
         found = {"nelbo": bound.nats_per_token, "nelbo_se": bound.standard_error}
     return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def set_attention(model: Any, name: str) -> None:
+    """Sets the attention of a model.
+
+    Raises:
+        ValueError: If the model does not have it.
+    """
+    try:
+        model.set_attn_implementation(name)
+    except ValueError as error:
+        raise ValueError(
+            f"a {type(model).__name__} has no attn_implementation={name!r}; use sdpa, or eager"
+        ) from error
 
 
 def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> None:
