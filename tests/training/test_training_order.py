@@ -110,6 +110,14 @@ def test_each_round_meets_the_order_of_its_own_students_steps(tmp_path, runs):
         assert torch.equal(noise.u, expected.u)
 
 
+@LAWS
+def test_a_model_is_told_the_share_that_a_dilated_order_hides(tmp_path, runs, schedule):
+    made = runs.distiller(tmp_path, noise_order="dilated", start_steps=8, schedule=schedule)
+    noise = made.noise(list(range(8)), 8)
+    share = noise.masked(made.schedule).double().mean(1)
+    torch.testing.assert_close(noise.told(made.schedule).double(), share)
+
+
 def test_a_run_in_dilated_order_counts_the_positions_that_it_masks(tmp_path, runs):
     trainer = runs.distiller(
         tmp_path, noise_order="dilated", rounds=1, start_steps=4, logging_steps=1

@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from sdtt.data.rows import as_texts
 from sdtt.diffusion.divergence import Divergence, divergence_named
-from sdtt.diffusion.noise import TIME_GRIDS, mask
+from sdtt.diffusion.noise import SCHEDULES, TIME_GRIDS, mask
 from sdtt.diffusion.rollout import rollout
 from sdtt.diffusion.tiled import tiled_divergence
 from sdtt.models.adapters import network_of
@@ -120,6 +120,9 @@ class SDTTTrainer(StreamTrainer):
                 f"the warm-up of {warmup} updates is no shorter than the run of {args.max_steps}: "
                 f"the learning rate never reaches {args.learning_rate}; lower warmup_steps"
             )
+        if args.noise_order == "dilated":
+            # n of N steps hide n / N of a text, whatever the process, and that share is told
+            self.schedule = SCHEDULES["log_linear"]
         self.plan = args.plan
         self.plateau = Plateau()
         self.time_grid = TIME_GRIDS[args.time_grid]
