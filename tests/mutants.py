@@ -3919,7 +3919,7 @@ MUTANTS = [
     Mutant(
         "a pattern reads a file as often as it finds it",
         "data/corpus.py",
-        "list(dict.fromkeys(part for one in found for part in _resolve(one)))",
+        "dict.fromkeys(part for one in found for part in _resolve(one))",
         "[part for one in found for part in _resolve(one)]",
         (CORPUS + "a_pattern_that_finds_folders_reads_each_file_once",),
     ),

@@ -60,7 +60,7 @@ def test_a_command_that_failed_before_the_first_update_may_be_corrected(text, tm
     words = ("pretrain", "--data", text, "--output", tmp_path / "run", *SHAPE, *SHORT)
     law = ("--lr-scheduler-type", "cosine_with_min_lr")
     assert run(*words, *law, "--max-steps", "2").code != 0
-    assert (tmp_path / "run" / "run.yaml").is_file()
+    assert not (tmp_path / "run" / "run.yaml").exists()
     corrected = run(*words, "--max-steps", "2")
     assert corrected.code == 0, corrected.err
 
@@ -81,6 +81,9 @@ def test_an_output_within_the_data_is_refused(text, tmp_path, output):
         ("data/*", "data/run", True),
         ("data/**/*.jsonl", "data/run", True),
         ("*/*.jsonl", "data", True),
+        ("**/*.jsonl", "data/runs/x", True),
+        ("dat[a-c]/?un/*.jsonl", "data/run", True),
+        ("dat[!a]/*.jsonl", "data", False),
         ("data/*.txt", "data/run", False),
         ("data/*", "run", False),
     ],

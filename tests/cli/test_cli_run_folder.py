@@ -8,7 +8,14 @@ import pytest
 import yaml
 
 from sdtt.cli.options import command, resolved
-from sdtt.cli.run_folder import RUN_ENTRIES, RunFolder, check_same, prepare, save_config
+from sdtt.cli.run_folder import (
+    RUN_ENTRIES,
+    RunFolder,
+    check_same,
+    prepare,
+    save_config,
+    saved_config,
+)
 
 
 def make_run(folder):
@@ -39,13 +46,31 @@ def test_a_folder_that_holds_any_part_of_a_run_is_refused(tmp_path, entry):
         prepare(tmp_path, resume=False, overwrite=False)
 
 
-def test_what_a_run_left_that_failed_before_its_first_update_is_no_run(tmp_path):
-    (tmp_path / "run.yaml").write_text("learning_rate: 1.0\n")
-    (tmp_path / "metrics.jsonl").write_text("")
-    prepare(tmp_path, resume=False, overwrite=False)
-    (tmp_path / "metrics.jsonl").write_text("{}\n")
-    with pytest.raises(ValueError, match="already holds a run"):
+def test_a_run_that_fails_before_its_first_update_gives_its_folder_up(tmp_path):
+    for name, text in (("run.yaml", "a: 1\n"), ("metrics.jsonl", ""), ("notes.txt", "mine")):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match="already holds a run"):  # it may be going on
         prepare(tmp_path, resume=False, overwrite=False)
+    RunFolder(tmp_path).withdraw()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("entry", ["checkpoint-5", "metrics.jsonl"])
+def test_a_run_that_has_done_anything_keeps_its_folder(tmp_path, entry):
+    (tmp_path / "run.yaml").write_text("a: 1\n")
+    if entry == "metrics.jsonl":
+        (tmp_path / entry).write_text("{}\n")
+    else:
+        (tmp_path / entry).mkdir()
+    RunFolder(tmp_path).withdraw()
+    assert {path.name for path in tmp_path.iterdir()} == {"run.yaml", entry}
+
+
+@pytest.mark.parametrize("text", ["a: [1\n b:", "- a\n"])
+def test_a_damaged_record_of_a_run_is_named(tmp_path, text):
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"run.yaml is damaged: .* start anew with --overwrite"):
+        saved_config(tmp_path)
 
 
 def test_overwrite_removes_the_run_and_nothing_else(tmp_path):

@@ -167,6 +167,19 @@ def test_a_pattern_that_finds_folders_reads_each_file_once(tmp_path, pattern):
     assert sorted(texts(f"{tmp_path}/{pattern}")) == ["a/b/z.txt", "a/y.txt", "x.txt"]
 
 
+def test_a_pattern_that_finds_a_folder_of_tables_reads_its_tables_once(tmp_path):
+    (tmp_path / "sub").mkdir()
+    datasets.Dataset.from_dict({"text": ["One"]}).to_parquet(tmp_path / "sub" / "x.parquet")
+    assert texts(f"{tmp_path}/**/*") == ["One"]
+    assert texts(f"{tmp_path}/**") == ["One"]
+
+
+def test_what_only_begins_like_a_note_is_text(tmp_path):
+    datasets.Dataset.from_dict({"text": ["One"]}).to_parquet(tmp_path / "x.PARQUET")
+    write_lines(tmp_path / "notices.jsonl", {"text": "Two"})
+    assert sorted(texts(tmp_path)) == ["One", "Two"]
+
+
 def test_a_file_that_is_named_twice_is_read_twice(tmp_path):
     (tmp_path / "a.txt").write_text("a")
     assert texts([tmp_path / "a.txt", tmp_path / "a.txt"]) == ["a", "a"]
@@ -184,11 +197,12 @@ def test_a_linked_folder_is_read_and_one_that_leads_back_is_not(tmp_path):
 
 def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("a")
-    (tmp_path / "locked").mkdir()
+    for name in ("locked", "lost+found"):  # which only the disk's owner reads
+        (tmp_path / name).mkdir()
     scan = os.scandir
 
     def locked(place):
-        if str(place).endswith("locked"):
+        if str(place).endswith(("locked", "lost+found")):
             raise PermissionError(13, "Permission denied", str(place))
         return scan(place)
 
@@ -249,6 +263,12 @@ def test_a_saved_dataset_is_one_whatever_lies_beside_it(tmp_path):
     datasets.Dataset.from_dict({"text": ["One"]}).save_to_disk(tmp_path / "d")
     (tmp_path / "d" / "more.txt").write_text("Two")
     assert texts(tmp_path / "d") == ["One"]
+
+
+def test_a_state_of_something_else_makes_no_saved_dataset(tmp_path):
+    (tmp_path / "state.json").write_text("{}")
+    (tmp_path / "a.txt").write_text("One")
+    assert texts(tmp_path) == ["One"]
 
 
 def test_text_beside_tables_that_only_datasets_reads_is_refused_with_the_way_out(tmp_path):

@@ -121,6 +121,15 @@ def test_sampling_leaves_the_model_in_the_mode_that_it_was_given_in():
     assert MaskedLMDenoiser(model.train(), MASK).training
 
 
+def test_parts_of_a_model_keep_their_own_modes():
+    model = bert().train()
+    model.bert.embeddings.eval()
+    denoiser = MaskedLMDenoiser(model, MASK)
+    assert denoiser.training
+    assert not denoiser.trunk.bert.embeddings.training
+    assert denoiser.trunk.bert.encoder.training
+
+
 def test_a_text_longer_than_the_positions_is_refused():
     with pytest.raises(ValueError, match="25 tokens is longer than the model's 24"):
         sample(MaskedLMDenoiser(bert(), MASK), torch.full((1, 25), MASK))

@@ -2,6 +2,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from multiprocessing import active_children
@@ -113,6 +114,32 @@ def test_a_signal_to_all_processes_leaves_the_workers_that_load_data(tmp_path, r
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert fault(tmp_path / "checkpoint-4") is None
+
+
+FAILING = """
+import sys, torch
+from sdtt.models.mdlm import MDLMForMaskedLM, preset
+from sdtt.training.pretrain import MDLMTrainer, PretrainConfig
+
+class Failing(MDLMTrainer):
+    def loss_sum(self, *arguments):
+        if self.state.global_step == 2:
+            raise RuntimeError("as a script meets it")
+        return super().loss_sum(*arguments)
+
+if __name__ == "__main__":
+    model = MDLMForMaskedLM(preset("tiny", vocab_size=50, model_length=8))
+    how = {"max_steps": 50, "warmup_steps": 1, "use_cpu": True, "dataloader_num_workers": 1}
+    Failing(model, PretrainConfig(sys.argv[1], **how), torch.randint(0, 48, (999, 8))).train()
+"""
+
+
+def test_a_script_that_fails_does_not_wait_for_its_workers(tmp_path):
+    (tmp_path / "failing.py").write_text(FAILING)
+    command = [sys.executable, tmp_path / "failing.py", tmp_path / "run"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert ended.returncode == 1
+    assert "as a script meets it" in ended.stderr
 
 
 def test_a_signal_during_a_save_costs_no_further_update(tmp_path, runs):

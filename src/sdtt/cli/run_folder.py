@@ -90,11 +90,16 @@ class RunFolder:
         prepare(self.output, resume=self.resume, overwrite=self.overwrite)
         save_config(self.output, config, verb=verb)
 
+    def withdraw(self) -> None:
+        """Gives the folder up, where a run failed before its first update: another may have it."""
+        entries = run_entries(self.output)
+        if is_first_process() and all(map(_before_update, entries)):
+            for entry in entries:
+                entry.unlink()
+
 
 def prepare(output: Path, *, resume: bool, overwrite: bool) -> None:
     """Makes an output folder ready: made if missing, written to on trial, free of another run.
-
-    What a run left that failed before its first update, its config and empty records, is no run.
 
     Only the first process of a run acts, so that the others do not take its files for an older run.
 
@@ -121,7 +126,7 @@ def prepare(output: Path, *, resume: bool, overwrite: bool) -> None:
         raise ValueError(
             f"nothing to resume in {output}: it holds no run; leave --resume out to start one"
         )
-    if not (resume or overwrite or all(map(_before_update, entries))):
+    if entries and not (resume or overwrite):
         names = ", ".join(entry.name for entry in entries[:3])
         raise ValueError(
             f"{output} already holds a run ({names}); "
@@ -179,7 +184,13 @@ def save_config(output: Path, config: Mapping[str, object], *, verb: str) -> Non
 def saved_config(output: Path) -> dict[str, object]:
     """The `run.yaml` of a folder; nothing where it has none."""
     file = output / RUN_FILE
-    return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
+    try:
+        found = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{file} is damaged: no YAML; start anew with --overwrite") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is damaged: it holds no options; start anew with --overwrite")
+    return found
 
 
 def check_same(

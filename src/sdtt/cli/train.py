@@ -1,5 +1,6 @@
 """What the training verbs share: progress, resuming, and the validation at the end."""
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
@@ -79,6 +80,8 @@ def may_differ(args: StreamConfig, config: Collection[str], output: Path) -> fro
         ValueError: If --override-on-resume names what is no setting.
     """
     named = args.override_on_resume or ()
+    if not named:
+        return MAY_DIFFER
     known = {*config, *saved_config(output), *(f.name for f in fields(args)), *OF_CHECKPOINTS}
     for name in named:
         if name not in known:
@@ -200,10 +203,17 @@ def _reads_from(source: Path, output: Path) -> bool:
         return output.is_relative_to(source.resolve())
     if not any(sign in str(source) for sign in "*?["):
         return False
-    pattern = str(source.absolute())
-    patterns = (pattern, pattern.replace("**/", ""))  # it may stand for no folder at all
+    parts = [r"(?:.*/)?" if part == "**" else _of_name(part) for part in source.absolute().parts]
+    pattern = re.compile("".join(parts).removesuffix("/") + "/?")
     ours = (output, *output.parents, output / METRICS, output / "checkpoint-1" / METRICS)
-    return any(path.match(each) for path in ours for each in patterns)
+    return any(pattern.fullmatch(str(path)) for path in ours)
+
+
+def _of_name(part: str) -> str:
+    """A part of a pattern as a regular expression, with the slash behind it."""
+    signs = {"*": "[^/]*", "?": "[^/]", "[": "[", "]": "]", "!": "^", "-": "-"}
+    known = "".join(signs.get(sign, re.escape(sign)) for sign in part)
+    return known if part == "/" else known + "/"
 
 
 def run_training(
@@ -258,6 +268,10 @@ def run_training(
                 trainer.add_callback(_Advance(advance, tokens_per_update))
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             finish()
+        except Exception:
+            if trainer.state.global_step == done == 0:
+                run.withdraw()
+            raise
         except Interrupted as stop:
             note(f"{stop}; {_way_on(stop, trainer.is_done)}" if resumable else str(stop))
             raise typer.Exit(stop.status) from None

@@ -20,11 +20,11 @@ PYTHON_DOCS = "python-docs"
 _TABLES = {".parquet", ".arrow", ".csv"}
 """What a folder that `datasets` reads is known by."""
 
-_SAVED = ("dataset_dict.json", "state.json")
+_SAVED = (("dataset_dict.json",), ("state.json", "dataset_info.json"))
 """What a folder that `save_to_disk` wrote is known by."""
 
 _NOTES = ("README", "LICENSE", "LICENCE", "NOTICE", "CITATION")
-"""How files begin that lie beside a corpus and are none of it."""
+"""Names, whatever their ending, of files that lie beside a corpus and are none of it."""
 
 
 def documents(
@@ -178,7 +178,9 @@ def _resolve(source: str | Path) -> list[Path | str]:
         if not found:
             raise FileNotFoundError(f"no file matches the pattern {name!r}: look at its folder")
         # a pattern may find a folder and what lies in it
-        return list(dict.fromkeys(part for one in found for part in _resolve(one)))
+        parts = dict.fromkeys(part for one in found for part in _resolve(one))
+        whole = {Path(part) for part in parts if isinstance(part, str)}  # folders of tables
+        return [part for part in parts if not whole.intersection(Path(part).parents)]
     # what looks like owner/name or name:config may be a dataset; all else was meant as a path
     looks_named = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?(:.+)?", name)
     if isinstance(source, str) and looks_named and file_format(path) is None:
@@ -187,14 +189,14 @@ def _resolve(source: str | Path) -> list[Path | str]:
 
 
 def _resolve_folder(folder: Path) -> list[Path | str]:
-    if any((folder / mark).exists() for mark in _SAVED):
+    if _is_saved(folder):
         return [str(folder)]
     inside = _files_in(folder)
     files: list[Path | str] = [path for path in inside if file_format(path)]
-    tables = [path for path in inside if path.suffix.lower() in _TABLES]
+    tables = [path for path in inside if path.suffix in _TABLES]
     texts = [path for path in inside if file_format(path) and path not in tables]
     # a table's folder may well hold a README.txt, which is not the corpus; its splits have names
-    texts = [path for path in texts if not path.name.upper().startswith(_NOTES)]
+    texts = [path for path in texts if path.name.upper().split(".")[0] not in _NOTES]
     if tables and not texts:
         return [str(folder)]
     unread = [path for path in tables if not file_format(path)]
@@ -210,6 +212,11 @@ def _resolve_folder(folder: Path) -> list[Path | str]:
             "or be a dataset in .parquet, .arrow or .csv"
         )
     return files
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote a folder."""
+    return any(all((folder / mark).is_file() for mark in marks) for marks in _SAVED)
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -229,7 +236,8 @@ def _files_in(folder: Path) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        # lost+found is of the disk, and nobody may read it
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and n != "lost+found")
         found += [Path(place, name) for name in names if not name.startswith(".")]
     return sorted(path for path in found if path.is_file())
 
@@ -257,7 +265,7 @@ def load_tables(name: str, *, streaming: bool = False) -> list[Any]:
     import datasets  # takes a second or two, and most sources do not need it
 
     path, _, config = (name, "", "") if Path(name).is_dir() else name.partition(":")
-    saved = any(Path(path, mark).exists() for mark in _SAVED)
+    saved = _is_saved(Path(path))
     how = {"streaming": True} if streaming else {}
     try:
         if saved:

@@ -48,12 +48,14 @@ class MaskedLMDenoiser(nn.Module):
                 f"mask_token_id must lie in [0, {linear.out_features}), got {mask_token_id}"
             )
         name = next(name for name, module in trunk.named_modules() if module is linear)
-        trunk.set_submodule(name, nn.Identity())  # so that its "logits" are the hidden rows
+        trunk.set_submodule(
+            name, nn.Identity().train(linear.training)
+        )  # so that its "logits" are the hidden rows
         self.trunk, self.linear = trunk, linear
         self.config = trunk.config
         self.mask_token_id = mask_token_id
         self.excluded_ids = (mask_token_id,) if excluded_ids is None else excluded_ids
-        self.train(model.training)
+        self.training = model.training  # the parts have their own modes
 
     @property
     def device(self) -> torch.device:

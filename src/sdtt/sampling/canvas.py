@@ -1,7 +1,7 @@
 """Canvases: what stands in a text before it is sampled, and what is left of it afterwards."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -266,7 +266,8 @@ def encoded_canvas(
         check_ids(model, texts[0], model.config.vocab_size, allow_mask=True)
     else:
         prompts = [prompt] if isinstance(prompt, str) else prompt
-        if not isinstance(prompts, Sequence) or any(not isinstance(p, str) for p in prompts):
+        prompts = list(prompts) if isinstance(prompts, Iterable) else []
+        if prompt is None or not all(isinstance(each, str) for each in prompts):
             raise ValueError(f"prompt must be a text, or a sequence of texts, got {prompt!r}")
         fronts = [encode(tokenizer, text) for text in prompts]
         back = encode(tokenizer, suffix)

@@ -43,16 +43,27 @@ class Interrupted(KeyboardInterrupt):
 def leave_signals(seed: Callable[[int], None] | None, worker: int) -> None:
     """Begins a worker that loads data: a signal to all is for the process that trains to answer.
 
-    The worker ends when that process does, or is done with it.
+    The worker ends when that process does, or is done with it: SIGTERM from there, which
+    multiprocessing sends to its children at the end of a process and then waits for them, ends it.
+    Where the sender of a signal cannot be told (macOS) any SIGTERM ends it.
 
     Args:
         seed: What else it begins with.
         worker: Its number.
     """
-    for signum in SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     if seed is not None:
         seed(worker)
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process on a SIGTERM of its parent's."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 class StopSignals:
