@@ -85,6 +85,7 @@ def test_an_output_within_the_data_is_refused(text, tmp_path, output):
         ("dat[a-c]/?un/*.jsonl", "data/run", True),
         ("dat[!a]/*.jsonl", "data", False),
         ("data/*.txt", "data/run", False),
+        ("data[1/*.txt", "data/run", False),
         ("data/*", "run", False),
     ],
 )

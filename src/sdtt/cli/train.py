@@ -212,6 +212,7 @@ def _reads_from(source: Path, output: Path) -> bool:
 def _of_name(part: str) -> str:
     """A part of a pattern as a regular expression, with the slash behind it."""
     signs = {"*": "[^/]*", "?": "[^/]", "[": "[", "]": "]", "!": "^", "-": "-"}
+    signs = signs if "]" in part.partition("[")[2] else signs | {"[": r"\["}
     known = "".join(signs.get(sign, re.escape(sign)) for sign in part)
     return known if part == "/" else known + "/"
 
