@@ -94,7 +94,7 @@ def start(folder, processes, device, jobs):
     """Runs jobs in several processes; what they say. After ``SECONDS`` all are killed."""
     words = [str(HERE / "two_processes.py"), str(HERE / "conftest.py"), str(folder)]
     process = subprocess.Popen(
-        [sys.executable, *words, str(processes), device, *jobs],
+        [sys.executable, "-X", "faulthandler", *words, str(processes), device, *jobs],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SOURCE)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -113,8 +113,9 @@ def results(folder, output):
     """What a process made of a job."""
 
     def of(job, rank=0):
-        for each in sorted((folder / job).glob("*.error")):
-            pytest.fail(each.read_text())
+        errors = [each.read_text() for each in sorted((folder / job).glob("*.error"))]
+        if errors:
+            pytest.fail("\n".join([*errors, output[-3000:]]))
         file = folder / job / f"rank-{rank}.pt"
         if not file.exists():
             pytest.fail(f"{job} was not run: {output[-3000:]}")
