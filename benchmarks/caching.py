@@ -120,13 +120,14 @@ def measure(size: str, dtype: str, batch: int, options: argparse.Namespace) -> l
     taken: dict[int, dict[str, list[float]]] = {
         steps: {side: [] for side in sides} for steps in options.steps
     }
-    generation(sides["cached"], batch, 4)
+    if not options.cold:
+        generation(sides["cached"], batch, 4)
+        passes(whole, batch, 1)
     if options.compiled:
         for steps in options.steps:  # each shape is compiled at its first pass
             generation(sides["cached_compiled"], batch, steps)
-    passes(whole, batch, 1)
     for _ in range(options.runs):
-        first, rest = passes(whole, batch, 2)
+        first, rest = passes(whole, batch, options.passes)
         firsts.append(first)
         others += rest
         for steps, seconds in taken.items():
@@ -166,6 +167,8 @@ def main() -> None:
     parser.add_argument("--batches", type=numbers, default=[1, 8])
     parser.add_argument("--steps", type=numbers, default=[8, 32])
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--passes", type=int, default=2, help="of the whole text, in every run")
+    parser.add_argument("--cold", action="store_true", help="no passes before those that count")
     parser.add_argument("--full", action="store_true", help="all steps and batches")
     parser.add_argument("--compiled", action="store_true", help="also a compiled cache")
     parser.add_argument("--output", type=Path, help="folder for caching.json and caching.md")
