@@ -11,6 +11,7 @@ shared, apart.
 """
 
 import argparse
+import gc
 import json
 import time
 from itertools import islice
@@ -108,6 +109,7 @@ def measure(size: str, dtype: str, batch: int, options: argparse.Namespace) -> l
     device = accelerator() or torch.device("cpu")
     whole = network(size, DTYPES[dtype], device).for_inference(keep_dtype=True)
     ar = autoregression(whole, batch, options.bandwidth)
+    gc.collect()  # compiled models lie in cycles, and the largest leave no room for another
     length = whole.config.model_length
     sides = {"cached": whole.with_attention("reveal_causal").eval()}  # the same memory
     if options.compiled:
