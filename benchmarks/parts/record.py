@@ -10,21 +10,13 @@ import transformers
 
 import sdtt
 from parts.floors import bandwidth
+from sdtt.evaluation.timing import device_name
 
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What the numbers belong to."""
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    name = torch.cuda.get_device_name() if device.type == "cuda" else cpu
     return {
-        "device": name,
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "bandwidth_gb_s": bandwidth(device) / 1e9,
         "torch": torch.__version__,

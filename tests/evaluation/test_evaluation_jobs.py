@@ -134,6 +134,43 @@ def test_a_text_that_was_edited_makes_another_request(tmp_path, changes):
     assert not requests() & first
 
 
+def test_the_best_is_chosen_again_where_texts_are_read_in_another_way():
+    def requests(**how):
+        perplexity = dataclasses.replace(protocol().perplexity, **how)
+        asked = protocol(metrics=("best_of",), perplexity=perplexity)
+        jobs = [(group, job) for group in groups_of(asked, [STUDENT]) for job in group.jobs]
+        return {group.request(job) for group, job in jobs if job.metric == "best_of"}
+
+    assert requests() == requests(batch_size=1) != set()
+    for how in ({"eos": "cut"}, {"window": 8}, {"stride": 4}):
+        assert not requests() & requests(**how)
+
+
+def test_a_number_without_a_point_asks_for_no_other_draw(tmp_path):
+    text = "draws: [{sampler: dilated, steps: 8}, {sampler: dilated, steps: 8, top_p: [1, 0.9]}]"
+    (tmp_path / "p.yaml").write_text(text)
+    found = draws(groups_of(load_protocol(tmp_path / "p.yaml"), [STUDENT]), "student")
+    assert [one["top_p"] for one in found] == [1.0, 0.9]
+    assert all(type(one["top_p"]) is float and type(one["steps"]) is int for one in found)
+
+
+def test_blocks_of_a_bound_may_be_as_long_for_all_models():
+    def lengths(bound):
+        found = groups_of(protocol(metrics=("bound",), bound=bound), [STUDENT, LONG])
+        return [job.settings["length"] for group in found for job in group.jobs]
+
+    assert lengths(Bound()) == [16, 128]
+    assert lengths(Bound(length=8)) == [8, 8]
+    with pytest.raises(ValueError, match=r"blocks of 17 tokens .* student reads at most 16"):
+        lengths(Bound(length=17))
+
+
+def test_a_length_that_a_protocol_gives_does_for_a_model_that_says_none():
+    asked = protocol(metrics=("bound",), bound=Bound(length=8))
+    (group,) = groups_of(asked, [dataclasses.replace(CAUSAL, length=None)])
+    assert group.jobs[0].settings["length"] == 8
+
+
 def test_files_of_samples_have_names_of_their_own():
     found = groups_of(protocol(control_temperatures=(0.9,)), [TEACHER, STUDENT])
     names = [group.file for group in found]
@@ -198,6 +235,14 @@ def test_the_protocols_that_come_along_can_be_read_by_name(name):
         ("lambada: {exact_up_to: 20}", r"exact_tokens must lie in \[0, 16\], got 20"),
         ("latency: {sampler: dilatd}", "dilatd"),
         ("latency: {steps: [2, 2]}", "steps names 2 twice"),
+        ("latency: {sampler: first_hitting}", "steps=8 is no setting of the sampler"),
+        ("autoregressive: {temperature: [1.0, -1.0]}", "temperature must be .* got -1.0"),
+        ("autoregressive: {top_p: 0.0}", r"top_p must lie in \(0, 1\], got 0.0"),
+        (
+            "perplexity: {window: 8, stride: 16}",
+            "stride 16 skips tokens, .* window 8; give",
+        ),
+        ("bound: {length: 0}", "length must be at least 1, got 0"),
         ("mauve: {text: x, scale: -1.0}", "mauve: scale must be a positive number, got -1.0"),
         (
             "{metrics: [best_of], draws: [{num_samples: 8}], best_of: {n: [16, 32]}}",

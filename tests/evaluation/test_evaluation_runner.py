@@ -3,10 +3,18 @@
 import dataclasses
 import lzma
 import math
+import platform
+import shutil
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from transformers import AutoConfig
 
+from sdtt.evaluation import drawing, timing
+from sdtt.evaluation import subjects as subjects_module
 from sdtt.evaluation.context import Context
 from sdtt.evaluation.jobs import groups_of
 from sdtt.evaluation.protocol import (
@@ -25,6 +33,10 @@ from sdtt.evaluation.readability import readability
 from sdtt.evaluation.records import Sample, read_file, read_folder, read_samples, write_samples
 from sdtt.evaluation.runner import Share, missing, run
 from sdtt.evaluation.subjects import Subject, load, model_subjects
+from sdtt.evaluation.timing import device_name
+from sdtt.models.placement import accelerator
+from sdtt.models.shipped import resolve
+from sdtt.sampling.settings import SampleSettings
 
 GRID = Grid({"sampler": ("dilated",), "steps": (2, 4)}, num_samples=6, length=16)
 
@@ -245,3 +257,46 @@ def test_a_named_text_is_read_for_its_trigrams_as_it_is_read_elsewhere(tmp_path)
     asked = protocol(metrics=("readability",), readability=Readability("wikitext-2"))
     reference = Context(asked, data_root=tmp_path).trigrams()
     assert readability(["He said, it is-so, the man's name"], reference).trigrams == 1
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_model_is_another_one_when_one_of_its_files_changed(tmp_path, name):
+    shutil.copytree(resolve("student"), tmp_path / "student")
+    source = [str(tmp_path / "student")]
+    (before,) = model_subjects(source)
+    file = tmp_path / "student" / name
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if "model" in name else content + b" ")
+    (after,) = model_subjects(source)
+    assert before.fingerprint != after.fingerprint
+
+
+def test_a_model_of_the_hub_is_known_by_its_commit(monkeypatch):
+    config = AutoConfig.from_pretrained(resolve("student"))
+    config._commit_hash = "0123abcd"
+    monkeypatch.setattr(subjects_module, "check_folder", lambda source: source)
+    monkeypatch.setattr(subjects_module, "load_config", lambda _: config)
+    (subject,) = model_subjects(["somebody/student"])
+    assert subject.fingerprint == "0123abcd"
+
+
+def test_the_seconds_of_a_draw_end_when_the_device_has_finished(subjects, monkeypatch):
+    loaded, what = load(subjects[0]), drawing.Draw(SampleSettings(steps=1), 1, 8)
+    monkeypatch.setattr(drawing, "wait", lambda _: time.sleep(0.5))
+    start = time.perf_counter()
+    drawn = drawing.draw(loaded, what, None, lambda _: None)
+    assert 0.5 <= drawn.seconds <= time.perf_counter() - start - 0.5
+
+
+def test_records_say_which_machine_their_times_are_of(whole):
+    names = {record.environment["device"] for record in read_folder(whole)}
+    assert names == {device_name(accelerator() or torch.device("cpu"))}
+
+
+def test_a_cpu_is_known_by_its_model_where_linux_tells_it(tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text("processor : 0\nmodel name : Some CPU: 2 GHz\nflags : a\n")
+    monkeypatch.setattr(timing, "Path", lambda name: tmp_path / Path(name).name)
+    assert device_name(torch.device("cpu")) == "Some CPU: 2 GHz"
+    (tmp_path / "cpuinfo").unlink()
+    other = platform.processor() or platform.machine()
+    assert device_name(torch.device("cpu")) == other

@@ -1,3 +1,4 @@
+import copy
 import json
 
 import pytest
@@ -74,6 +75,19 @@ def test_blocks_are_of_the_detokenised_text(tmp_path, tokenizer, data_root, monk
     whole = "\n= A heading =\n\nHe saw 2,000 once.\n"
     assert (whole + tokenizer.eos_token).startswith(tokenizer.decode(ids))
     assert len(blocks) == (len(tokenizer.encode(whole)) + 1) // 4
+
+
+def test_a_tokenizer_without_a_mask_reads_a_text_too(tmp_path, tokenizer):
+    (tmp_path / "own.txt").write_text("the cat, the bird, the tree, the cat. ")
+    bare = copy.deepcopy(tokenizer)
+    bare.mask_token = None
+    source = text_source(str(tmp_path / "own.txt"))
+    both = [
+        [block.tolist() for block in source_blocks(source, each, 4, cache_dir=tmp_path / name)]
+        for name, each in (("bare", bare), ("whole", tokenizer))
+    ]
+    assert both[0] == both[1] != []
+    assert bare.mask_token is None
 
 
 def test_a_text_as_it_is_and_detokenised_have_their_own_blocks(tmp_path, tokenizer):

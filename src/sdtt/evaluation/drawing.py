@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sdtt.evaluation.records import Sample
 from sdtt.evaluation.subjects import Loaded
+from sdtt.evaluation.timing import wait
 from sdtt.sampling.autoregressive import sample_autoregressive
 from sdtt.sampling.canvas import canvas_of, check_ids
 from sdtt.sampling.generate import sample
@@ -86,11 +87,13 @@ def draw(loaded: Loaded, what: Draw, prompts: Rows | None, advance: Callable[[in
     if fronts is not None:
         fronts = fronts.repeat_interleave(each, 0)
     _ = loaded.fast  # is made once, and not counted
+    wait(loaded.model.device)
     start = time.perf_counter()
     if isinstance(what.how, SampleSettings):
         ids, passes, revealed = _diffuse(loaded, what, what.how, fronts, advance)
     else:
         ids, passes, revealed = _continue(loaded, what, what.how, fronts, advance)
+    wait(loaded.model.device)
     seconds = time.perf_counter() - start
     front = 0 if fronts is None else fronts.shape[1]
     samples = samples_of(loaded.tokenizer, ids.tolist(), prompt_tokens=front, revealed=revealed)

@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any
 
 from sdtt.evaluation.drawing import Draw
-from sdtt.evaluation.protocol import OF_SAMPLES, Grid, MauveSettings, Protocol
+from sdtt.evaluation.protocol import OF_SAMPLES, Bound, Grid, MauveSettings, Protocol
 from sdtt.evaluation.records import JUDGES
 from sdtt.evaluation.subjects import Subject, fingerprint_of
 from sdtt.evaluation.texts import fingerprint_of_text
@@ -212,7 +212,9 @@ def _settings(protocol: Protocol, name: str) -> dict[str, Any]:
             return judged | {key: own[key] for key in ("window", "stride", "eos")}
         case "best_of":
             scorer = protocol.best_of.scorer or protocol.judge
-            return judged | {"scorer": scorer, "n": list(protocol.best_of.n)}
+            own = dataclasses.asdict(protocol.perplexity)
+            read = {key: own[key] for key in ("window", "stride", "eos")}
+            return judged | read | {"scorer": scorer, "n": list(protocol.best_of.n)}
         case "mauve":
             assert protocol.mauve is not None
             names = ("text", "seeds", "scale", "new_tokens")
@@ -233,8 +235,8 @@ def _of_model(protocol: Protocol, subject: Subject) -> Iterator[Job]:
             for form in protocol.lambada.form:
                 yield Job(name, {**_without(own, "batch_size"), "form": form})
         elif name == "bound":
-            _length(subject)
             own = _without(dataclasses.asdict(protocol.bound), "batch_size")
+            own["length"] = _block_length(protocol.bound, subject)
             for text in protocol.bound.text:
                 yield Job(name, {**own, "text": text})
         elif name == "tasks":
@@ -243,6 +245,18 @@ def _of_model(protocol: Protocol, subject: Subject) -> Iterator[Job]:
                 yield Job(name, {"task": task, **own})
         elif name == "latency":
             yield Job(name, _latency(protocol, subject))
+
+
+def _block_length(asked: Bound, subject: Subject) -> int:
+    """Of the blocks of a bound."""
+    if asked.length is None:
+        return _length(subject)
+    if subject.length is not None and asked.length > subject.length:
+        raise ValueError(
+            f"bound: blocks of {asked.length} tokens are asked for, {subject.label} reads at most "
+            f"{subject.length}; give a smaller length"
+        )
+    return asked.length
 
 
 def _latency(protocol: Protocol, subject: Subject) -> dict[str, Any]:

@@ -206,8 +206,7 @@ def _lambada(context: Context, group: Group, job: Job) -> list[Measured]:
 def _bound(context: Context, group: Group, job: Job) -> list[Measured]:
     asked, loaded = context.protocol.bound, context.loaded(group.subject)
     source = text_source(job.settings["text"], context.data_root)
-    length = group.subject.length
-    assert length is not None, "checked where jobs are made"
+    length = job.settings["length"]
     found = text_bound(
         loaded.model,
         source_blocks(source, loaded.tokenizer, length),

@@ -13,8 +13,9 @@ from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 
+from sdtt.diffusion.categorical import Transform
 from sdtt.evaluation.mask_sets import Noise
-from sdtt.sampling.settings import SamplerName, SampleSettings
+from sdtt.sampling.settings import KINDS, SamplerName, SampleSettings
 
 Config = TypeVar("Config")
 
@@ -92,6 +93,8 @@ class Autoregressive:
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
         _positive(self, "num_samples", "length", "batch_size")
+        for temperature, top_p in itertools.product(self.temperature, self.top_p):
+            Transform(temperature, top_p, self.top_k, self.repetition_penalty)
 
     def settings(self) -> Iterator[dict[str, Any]]:
         """Each combination; what changes nothing is left out."""
@@ -133,6 +136,11 @@ class Perplexity:
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
         _positive(self, "batch_size", "window", "stride")
+        if self.window is not None and self.stride is not None and self.stride > self.window:
+            raise ValueError(
+                f"perplexity: stride {self.stride} skips tokens, for it is longer than the window "
+                f"{self.window}; give at most {self.window}"
+            )
 
 
 @dataclass(frozen=True)
@@ -212,17 +220,25 @@ class Lambada:
 
 @dataclass(frozen=True)
 class Bound:
-    """-log p of named texts, or its upper bound."""
+    """-log p of named texts, or its upper bound.
+
+    Attributes:
+        text: Named texts or files.
+        blocks: The first so many; all if None.
+        length: Tokens of a block; each model's own length if None, and then models of other
+            lengths have other blocks, and cannot be compared.
+    """
 
     text: tuple[str, ...] = ("wikitext-2",)
     blocks: int | None = None
+    length: int | None = None
     noise_samples: int = 1
     batch_size: int = 64
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
-        _positive(self, "blocks", "noise_samples", "batch_size")
+        _positive(self, "blocks", "length", "noise_samples", "batch_size")
         Noise(samples=self.noise_samples)
 
 
@@ -265,6 +281,8 @@ class Latency:
         _positive(self, "steps", "batch_size", "length", "runs")
         for name in ("steps", "batch_size", "form"):
             _once(name, getattr(self, name))
+        for steps in self.steps:
+            SampleSettings(sampler=self.sampler, steps=steps)
 
 
 @dataclass(frozen=True)
@@ -397,7 +415,16 @@ def _grid(values: Mapping[str, Any]) -> Grid:
     own = {name: values[name] for name in ("num_samples", "length", "of") if name in values}
     axes = {name: axis for name, axis in values.items() if name not in own}
     lists = {name: tuple(a) if isinstance(a, list) else (a,) for name, a in axes.items()}
-    return Grid(lists, **own)
+    return Grid({name: tuple(_fractions(name, axis)) for name, axis in lists.items()}, **own)
+
+
+def _fractions(name: str, axis: Iterable[Any]) -> Iterator[Any]:
+    """A whole number where YAML may leave out the point, as the fraction that it is.
+
+    1 and 1.0 are one law, and would be two draws.
+    """
+    for value in axis:
+        yield float(value) if KINDS.get(name) is float and type(value) is int else value
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

@@ -28,6 +28,7 @@ from sdtt.evaluation.records import (
     write_samples,
 )
 from sdtt.evaluation.subjects import fingerprint_of
+from sdtt.evaluation.timing import device_name
 from sdtt.models.placement import accelerator
 
 RECORDS = "records.jsonl"
@@ -201,7 +202,7 @@ def _environment(share: Share) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
-        "device": str(accelerator() or platform.processor() or platform.machine()),
+        "device": device_name(accelerator() or torch.device("cpu")),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "processes": share.count,

@@ -25,7 +25,10 @@ from sdtt.models.precision import in_multiplied_dtype
 from sdtt.models.shipped import resolve
 
 EDGE = 2**20
-"""Bytes at both ends of a weights file by which it is known again."""
+"""Bytes at both ends of a file by which it is known again."""
+
+FILES = ("config.json", "*.safetensors", "tokenizer.json", "*.model", "vocab.*", "merges.txt")
+"""What a model computes by, and what makes its ids of text."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Subject:
         kind: What makes its texts.
         taught_steps: The sampling steps that a student was distilled for; None for others.
         length: Tokens of a text, where a model says so.
-        fingerprint: Of its files, so that a resumed evaluation sees when they changed.
+        fingerprint: Of its files, or the commit of a model of the hub, so that a resumed
+            evaluation sees when they changed.
     """
 
     label: str
@@ -136,8 +140,13 @@ def _model_subject(label: str, source: str) -> Subject:
         kind="autoregressive" if _is_causal(config) else "diffusion",
         taught_steps=getattr(config, "sdtt_sampling_steps", None),
         length=getattr(config, "max_position_embeddings", None),
-        fingerprint=_fingerprint(Path(place)),
+        fingerprint=_fingerprint(Path(place)) if Path(place).is_dir() else _commit(config),
     )
+
+
+def _commit(config: Any) -> str:
+    """What the cache holds of a model of the hub; "" where transformers does not tell."""
+    return getattr(config, "_commit_hash", None) or ""
 
 
 def _is_causal(config: Any) -> bool:
@@ -158,9 +167,9 @@ def fingerprint_of(source: str) -> str:
 
 
 def _fingerprint(folder: Path) -> str:
-    """Of config and weights: their sizes, and the first and last bytes of each file."""
+    """Of config, weights and tokenizer: their sizes, and the ends of each file."""
     digest = hashlib.sha256()
-    for file in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
+    for file in sorted(file for pattern in FILES for file in folder.glob(pattern)):
         size = file.stat().st_size
         digest.update(f"{file.name} {size}".encode())
         with file.open("rb") as stream:

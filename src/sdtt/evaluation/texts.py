@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sdtt.data.corpus import PYTHON_DOCS, content_digest
 from sdtt.data.packing import Blocks, load_blocks
+from sdtt.data.tokenizer import with_mask
 
 PARQUET = "refs/convert/parquet"
 """The hub's own conversion of a dataset that is distributed as a script, which no longer runs."""
@@ -161,10 +162,13 @@ def source_blocks(
     *,
     cache_dir: str | Path | None = None,
 ) -> Blocks:
-    """All of a text in blocks of ``length`` ids, encoded once; see ``data.packing.load_blocks``."""
+    """All of a text in blocks of ``length`` ids, encoded once; see ``data.packing.load_blocks``.
+
+    A tokenizer without MASK, such as a causal model's, is taken with one: no text holds it.
+    """
     return load_blocks(
         source.file(),
-        tokenizer,
+        with_mask(tokenizer),
         length,
         validation_fraction=0.0,
         text_column=source.text.column,

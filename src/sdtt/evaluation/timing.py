@@ -1,8 +1,10 @@
 """Seconds of calls that take turns, so that what slows a machine down slows all of them."""
 
+import platform
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
@@ -25,6 +27,18 @@ class Timing:
     def median(self) -> float:
         """The median run."""
         return median(self.seconds)
+
+
+def device_name(device: torch.device) -> str:
+    """What times are of: the model of an accelerator, or of the CPU where Linux tells it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return str(device)
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text("utf-8").splitlines() if known.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def wait(device: torch.device) -> None:
