@@ -58,9 +58,19 @@ def levels():
     return [perplexity("ar", 3.5, draw=causal), perplexity("real text", 3.0, draw=text)]
 
 
-def samples(model, draw, file, seconds=0.1):
+def samples(model, draw, file, seconds=0.1, dtype="float32"):
     result = {"file": f"samples/{file}.jsonl", "samples": 256, "seconds_per_sample": seconds}
-    return record("samples", model, {**result, "passes_per_sample": 8.0}, draw)
+    result |= {"passes_per_sample": 8.0}
+    return record("samples", model, result, draw, settings={"dtype": dtype})
+
+
+def latency(model, steps, seconds, spread=0.05, length=64):
+    """As the runner writes it: what the draw says is not among the settings."""
+    result = {"seconds": seconds, "seconds_per_sample": seconds, "tokens_per_second": 64.0}
+    result |= {"seconds_least": seconds - spread, "seconds_most": seconds + spread}
+    draw = {"sampler": "dilated", "steps": steps} if steps else {"sampler": "autoregressive"}
+    settings = {"batch_size": 1, "form": "eager", "dtype": "float32"}
+    return record("latency", model, result, {**draw, "length": length}, settings=settings)
 
 
 def whole():
@@ -115,12 +125,7 @@ def whole():
         drawn = draw_of("autoregressive" if causal else "dilated", None if causal else 8)
         records.append(record("best_of", model, {"curve": curve}, drawn, settings={"scorer": "j"}))
     for steps in (4, 8, 16, None):
-        name = "teacher" if steps else "ar"
-        seconds = 0.1 * (steps or 10)
-        result = {"seconds": seconds, "seconds_per_sample": seconds, "tokens_per_second": 64.0}
-        drawn = {"sampler": "dilated", "steps": steps} if steps else {"sampler": "autoregressive"}
-        settings = {"batch_size": 1, "length": 64, "form": "eager"}
-        records.append(record("latency", name, result, drawn, settings=settings))
+        records.append(latency("teacher" if steps else "ar", steps, 0.1 * (steps or 10)))
     return records  # fmt: skip
 
 
@@ -146,6 +151,7 @@ def made():
         temperatures=temperatures,
         student=student,
         levels=levels,
+        latency=latency,
         samples=samples,
         whole=whole,
         write=write,

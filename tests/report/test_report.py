@@ -125,9 +125,31 @@ def test_the_verdict_claims_nothing_within_the_noise():
 
 
 def test_a_win_between_one_and_two_standard_errors_is_noise():
-    by_steps = {gain.steps: gain for gain in gains(with_errors(19.0)) if gain.round == 2}
-    assert by_steps[8].outcome == "within the noise"  # 38.1 apart, standard error 26.9
-    assert by_steps[4].outcome == "better"  # 86.3 apart
+    by_steps = {gain.steps: gain for gain in gains(with_errors(12.0)) if gain.round == 2}
+    assert by_steps[8].outcome == "within the noise"  # 25.3 apart, standard error 17.0
+    assert by_steps[4].outcome == "better"  # 63.2 apart
+
+
+def test_a_student_that_is_only_a_little_colder_than_its_control_has_won_nothing():
+    metrics = with_errors(3.0)
+    for entry in metrics["students"]["2"].values():
+        cooler = math.exp(7 * -0.019)  # what the same law loses in perplexity by 0.019 nats
+        entry |= {"perplexity": cooler * entry["control"]["perplexity"], "entropy": 3.81 - 0.019}
+    assert {gain.outcome for gain in gains(metrics) if gain.round == 2} == {"within the noise"}
+    assert "does not beat its control" in verdict(metrics)
+
+
+@pytest.mark.parametrize(("error", "says"), [(0.1, "falls from"), (3.0, "not fall with steps bey")])
+def test_a_fall_of_the_teacher_within_the_noise_is_none(error, says):
+    metrics = measured()
+    metrics["teacher"] = {
+        steps: cell(value, 3.85, perplexity_se=error)
+        for steps, value in (("4", 122.0), ("64", 120.0))
+    }
+    for line in metrics["students"].values():
+        for steps in ("8", "16", "32"):
+            del line[steps]
+    assert says in verdict(metrics)
 
 
 def test_the_verdict_claims_nothing_where_entropies_differ():

@@ -53,12 +53,3 @@ def test_a_sampler_is_named_with_the_settings_that_are_its_own(made):
     draw = made.draw_of("first_hitting", entropy_bound=0.5, banned=[], compile=False)
     (cell,) = read_cells([made.perplexity(draw=draw)])
     assert sampler_words(cell) == "first hitting, entropy bound 0.5"
-
-
-def test_the_precision_of_the_network_is_named_where_there_are_two(made):
-    half, single = (
-        made.perplexity(draw=made.draw_of(dtype=kind)) for kind in ("bfloat16", "float32")
-    )
-    assert [sampler_words(cell) for cell in read_cells([half])] == ["dilated"]
-    both = [sampler_words(cell) for cell in read_cells([half, single])]
-    assert both == ["dilated, network in bfloat16", "dilated, network in float32"]

@@ -167,6 +167,25 @@ def test_a_card_names_no_folder_of_this_machine(in_run):
     assert shown_name(in_run, in_run) == "16 (local)"
 
 
+@pytest.mark.parametrize(
+    ("start", "says"),
+    [
+        ("kuleshov-group/mdlm-owt", "the model that it was made of, and its text"),
+        (None, "its text"),
+    ],
+)
+def test_the_card_of_a_pretrained_model_names_what_it_was_made_of(in_run, start, says):
+    own = {"model": "mdlm", "init_from": start, "data": ["me/text"]}
+    (in_run.parents[1] / "run.yaml").write_text(
+        "# sdtt 0.1.0\n# sdtt pretrain --config run.yaml\n" + yaml.safe_dump(RUN | own)
+    )
+    card = card_of(in_run)
+    assert ModelCard(card).data.to_dict().get("base_model") == start
+    assert rows_of(card).get("start") == start
+    assert "mdlm (local)" not in card
+    assert part(card, "Licence").split("\n\n")[-1].lower().startswith(says)
+
+
 @pytest.mark.parametrize("here", ["..", ".", "students"])
 def test_paths_of_this_machine_are_no_names_on_the_hub_wherever_one_stands(
     in_run, here, monkeypatch

@@ -1,6 +1,7 @@
 """A figure is drawn where its records are there, and its data file holds their numbers."""
 
 import csv
+import dataclasses
 import io
 import math
 
@@ -152,3 +153,15 @@ def test_best_of_n_is_drawn_of_plain_texts_of_the_last_student_in_the_best_sampl
 def test_large_numbers_are_short_beside_an_axis():
     numbers = [0.5, 2000, 250_000, 2.5e6]
     assert [short_number(each) for each in numbers] == ["0.5", "2,000", "0.25M", "2.5M"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "under the scorer that chose it, against"),
+        ({"chosen_by_judge": False}, "under the judge, which had no part in the choice, against"),
+    ],
+)
+def test_the_caption_of_the_best_of_n_says_whose_likelihood_it_is(made, settings, words):
+    one = dataclasses.replace(best_of(made, "teacher", 4.0), settings=settings)
+    assert words in drawn([one])["best_of"].caption

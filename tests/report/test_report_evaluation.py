@@ -82,6 +82,14 @@ def test_samples_whose_file_is_gone_are_named(made, tmp_path):
     )
 
 
+def test_a_page_without_samples_says_why_where_it_is_read(made, tmp_path):
+    made.write(tmp_path, [made.samples("teacher", made.draw_of(), "t"), made.perplexity()])
+    (tmp_path / "samples/t.jsonl").unlink()
+    write_report([tmp_path], tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "The files of samples are not there" in page.partition('id="about"')[2]
+
+
 def test_tokens_of_a_sample_survive_its_file(tmp_path):
     sample = Sample(text="a b", tokens=["a", " b"], revealed=[1, 0])
     write_samples(tmp_path / "samples.jsonl", [sample])

@@ -81,6 +81,31 @@ def test_tasks_stand_beside_each_other_one_row_a_model(made):
     assert column(table, "piqa acc norm %") == ["30.0 ± 2.0", "30.0 ± 2.0"]
 
 
+def test_tasks_scored_by_other_numbers_of_masks_stand_apart(made):
+    records = [
+        made.record(
+            "tasks",
+            model,
+            {"acc": share, "acc_se": 0.01},
+            settings={"task": "piqa", "noise_samples": masks},
+        )
+        for model, share, masks in (("t", 0.6, 128), ("t", 0.52, 32), ("s", 0.51, 32))
+    ]
+    found = tables(records)
+    assert column(found["Tasks: noise samples a text 128"], "piqa acc %") == ["60.0 ± 1.0"]
+    few = found["Tasks: noise samples a text 32"]
+    assert sorted(column(few, "piqa acc %")) == ["51.0 ± 1.0", "52.0 ± 1.0"]
+
+
+def test_latencies_of_other_lengths_stand_apart_and_have_their_spread_and_type(made):
+    found = tables([made.latency("a", 8, 1.0, spread=0.25), made.latency("b", 8, 2.0, length=32)])
+    one = found["Latency: 64 tokens a sample"]
+    assert column(one, "model") == ["a"]
+    assert [column(one, name) for name in ("least", "most")] == [["0.75"], ["1.2"]]
+    assert column(one, "network in") == ["float32"]
+    assert column(found["Latency: 32 tokens a sample"], "model") == ["b"]
+
+
 def test_best_of_n_has_a_row_for_each_n(made):
     table = tables(made.whole())["Best of n"]
     assert column(table, "n")[:3] == ["1", "2", "4"]

@@ -1,5 +1,6 @@
 """The tables of perplexity hold the numbers of the records, and of controls by hand."""
 
+import dataclasses
 import math
 
 import pytest
@@ -98,6 +99,24 @@ def test_draws_of_other_precision_stand_in_a_table_of_their_own(made):
     assert rows(found["Perplexity and entropy: draws in float64"])[0]["model"] == "teacher"
     (other,) = rows(found["Perplexity and entropy: draws in float32"])
     assert (other["model"], other["the student is"]) == ("student", "not matched")
+
+
+@pytest.mark.parametrize(
+    ("of_student", "words"),
+    [
+        ("float32", "networks in float32"),
+        ("bfloat16", "networks in bfloat16 (student) and float32 (teacher)"),
+    ],
+)
+def test_the_types_of_the_networks_are_named_with_their_models(made, of_student, words):
+    drawn = made.draw_of()
+    samples = [made.samples("teacher", drawn, "t"), made.samples("student", drawn, "s")]
+    samples[1] = dataclasses.replace(samples[1], settings={"dtype": of_student})
+    table = tables([*made.temperatures(), made.student(0.2), *samples])["Perplexity and entropy"]
+    assert f"; {words}." in "\n".join(table.notes)
+    clocks = "Seconds a sample are of networks in several types, so they do not compare."
+    assert (clocks in table.notes) == (of_student == "bfloat16")
+    assert [row["the student is"] for row in rows(table)][-1] == "better"  # it has its control
 
 
 def test_the_settings_stand_below_the_table(made):

@@ -56,6 +56,30 @@ def test_the_autoregressive_time_is_beside_the_steps_that_take_less(made):
     )
 
 
+def test_a_time_within_the_spread_of_the_runs_is_no_win(made):
+    ar = made.latency("ar", None, 1.0, spread=0.2)
+    (sentence,) = said([ar, made.latency("teacher", 8, 0.9, spread=0.15)])
+    assert sentence.endswith(
+        "takes 1.0 s a sample; no number of steps measured is faster in every run."
+    )
+    (sentence,) = said([ar, made.latency("teacher", 8, 0.7, spread=0.05)])
+    assert "teacher takes less at 8 steps" in sentence
+
+
+def test_times_of_texts_of_two_lengths_do_not_compare(made):
+    found = said([made.latency("ar", None, 8.0, length=1024), made.latency("teacher", 8, 0.5)])
+    assert not any("takes less" in sentence for sentence in found)
+
+
+def test_a_sampler_that_counts_no_steps_is_better_at_none(made):
+    law = {"sampler": "first_hitting", "steps": None}
+    (sentence,) = said([*made.temperatures(**law), made.student(0.2, **law)])
+    assert sentence.startswith(
+        "student, first hitting: better than its control. Its perplexity is "
+    )
+    assert sentence.endswith(" times its control's.")
+
+
 def test_without_students_nothing_is_compared(made):
     assert said([made.perplexity()]) == [
         "One model was measured; nothing here compares a student with its teacher."

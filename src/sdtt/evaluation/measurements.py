@@ -270,6 +270,7 @@ def _latency(context: Context, group: Group, _: Job) -> list[Measured]:
         draw: dict[str, Any] = {"sampler": sampler, "length": how["length"]}
         if steps is not None:
             draw["steps"] = steps
+        how["dtype"] = str(loaded.model.dtype).removeprefix("torch.")
         tokens = each.batch_size * each.length
         rows.append(Measured(result, tokens, how, draw))
     return rows

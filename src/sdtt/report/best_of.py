@@ -48,7 +48,7 @@ def best_of_tables(suite: Suite) -> Iterator[Table]:
         head += ["its NLL, nats a token", "its entropy"]
         said = [
             OTHER_SCORER if block.context.get("chosen_by_judge") is False else OWN_SCORER,
-            *notes(block.cells, without_machine(block.context)),
+            *notes(suite, block.cells, without_machine(block.context)),
         ]
         title = titled("Best of n", block)
         yield without_empty(Table(title, head, rows, said, texts=3, folded=len(rows) > 40))

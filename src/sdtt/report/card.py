@@ -129,7 +129,7 @@ def _front_matter(saved: Saved, training: Training | None, said: Said) -> str:
     base, datasets = said.base_model, said.datasets
     if training is not None:
         names = [hub_name(each, training.folder) for each in _list(training.settings.get("data"))]
-        base = base or hub_name(training.settings.get("model"), training.folder)
+        base = base or hub_name(_start(training), training.folder)
         datasets = datasets or tuple(filter(None, names))
     tags = ["sdtt", "mdlm", "masked-diffusion", "diffusion-language-model"]
     fields: dict[str, Any] = {
@@ -177,9 +177,9 @@ def _made(saved: Saved, training: Training | None) -> Iterator[str]:
 def _facts(training: Training) -> Iterator[tuple[str, str]]:
     settings, plan = training.settings, training.plan
     yield "command", f"sdtt {training.verb} (version {training.version or 'unknown'})"
-    for name, words in {"model": "start", "init_from": "start", "teacher": "first teacher"}.items():
-        if settings.get(name):
-            yield words, shown_name(settings[name], training.folder)
+    for words, name in (("start", _start(training)), ("first teacher", settings.get("teacher"))):
+        if name:
+            yield words, shown_name(name, training.folder)
     if settings.get("data"):
         names = (shown_name(each, training.folder) for each in _list(settings["data"]))
         yield "text", ", ".join(names)
@@ -192,6 +192,11 @@ def _facts(training: Training) -> Iterator[tuple[str, str]]:
     for name, words in SETTINGS.items():
         if _is_said(name, settings.get(name)):
             yield words, ", ".join(map(str, _list(settings[name])))
+
+
+def _start(training: Training) -> Any:
+    """The model that it was made of; of a pretraining "model" names a kind."""
+    return training.settings.get("init_from" if training.verb == "pretrain" else "model")
 
 
 def _is_said(name: str, value: Any) -> bool:
@@ -275,8 +280,13 @@ def _license(said: Said, training: Training | None) -> Iterator[str]:
         yield f"{said.license}, as its owner states."
     else:
         yield "None was stated: ask its owner before you use it."
-    if training is not None and (training.settings.get("model") or training.settings.get("data")):
+    if training is None:
+        return
+    start, text = _start(training), training.settings.get("data")
+    if start and text:
         yield "The model that it was made of, and its text, have licences of their own."
+    elif start or text:
+        yield f"{'Its text' if text else 'The model that it was made of'} has a licence of its own."
 
 
 def _citation(saved: Saved) -> Iterator[str]:

@@ -32,8 +32,7 @@ class Cell:
 
     Attributes:
         record: The first of its records.
-        draw: Of the texts, without what makes only more of the same, and without the precision of
-            the network where all are of one; empty where nothing was drawn.
+        draw: Of the texts, without what makes only more of the same; empty where nothing was drawn.
         result: The mean over the seeds, with errors combined; a count is a sum.
         records: One a seed.
     """
@@ -140,10 +139,7 @@ def read_cells(records: Iterable[Record]) -> list[Cell]:
         seed = _seed(record)
         if seed not in seeds or _size(record) > _size(seeds[seed]):
             seeds[seed] = record
-    cells = [_cell(list(seeds.values())) for seeds in groups.values()]
-    if len({cell.draw["dtype"] for cell in cells if "dtype" in cell.draw}) > 1:
-        return cells
-    return [replace(cell, draw=_without(cell.draw, "dtype")) for cell in cells]
+    return [_cell(list(seeds.values())) for seeds in groups.values()]
 
 
 def _without_known_files(records: Sequence[Record]) -> list[Record]:

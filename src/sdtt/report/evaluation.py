@@ -8,7 +8,7 @@ from typing import Any
 
 from sdtt.report.best_of import best_of_tables
 from sdtt.report.blocks import plain
-from sdtt.report.cells import SIZES, Cell, read_cells, read_runs
+from sdtt.report.cells import SIZES, TIMED, Cell, read_cells, read_runs
 from sdtt.report.curves import drawings
 from sdtt.report.drawing import Drawing, as_csv
 from sdtt.report.files import write_aside
@@ -16,7 +16,7 @@ from sdtt.report.matched import beside, students_of, teacher_of
 from sdtt.report.measures import measure_tables
 from sdtt.report.page import Section, render_page
 from sdtt.report.plotting import draw
-from sdtt.report.quality import perplexity_blocks, quality_tables
+from sdtt.report.quality import machine_of, perplexity_blocks, quality_tables
 from sdtt.report.rendering import as_markdown, in_markdown
 from sdtt.report.replay import samples_of
 from sdtt.report.suite import Suite, environment_words
@@ -34,7 +34,7 @@ HOW_TO_READ = (
 QUALITY = "perplexity_steps", "frontier", "perplexity_seconds"
 """Figures of the first section; others stand with the other metrics."""
 
-WHO = "metric", "model", "kind", "taught_steps", "source", "seeds"
+WHO = "metric", "model", "kind", "taught_steps", "source", "machine", "seeds"
 
 
 def write_report(
@@ -188,6 +188,7 @@ def _who(cell: Cell) -> dict[str, Any]:
         "kind": record.kind,
         "taught_steps": _blank(record.taught_steps),
         "source": record.source,
+        "machine": machine_of(cell) if record.metric in (*TIMED, "samples") else "",
         "seeds": " ".join(str(seed) for seed in seeds if seed is not None),
         **{f"draw.{name}": _cell_text(value) for name, value in draw.items() if value is not None},
         **{f"settings.{name}": _cell_text(value) for name, value in record.settings.items()},

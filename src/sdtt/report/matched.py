@@ -72,7 +72,7 @@ def _but_temperature(cell: Cell) -> dict[str, object]:
 
 
 def beside(cells: Sequence[Cell], teacher: str | None, student: Cell) -> Beside:
-    """A student beside its control: same sampler, steps, top-p and precision, same entropy."""
+    """A student beside its control: same sampler, steps, top-p and precision of draws."""
     if teacher is None:
         return Beside(student, None)
     return Beside(student, at_entropy(curve_of(cells, teacher, student), student.number("entropy")))

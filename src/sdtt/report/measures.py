@@ -72,12 +72,13 @@ DRAWN: Sequence[Column] = (
 
 LAMBADA_ROW = "method", "noise_samples", "examples"
 BOUND_ROW = "noise_samples", "method"
-LATENCY_ROW = "batch_size", "form", "runs"
+LATENCY_ROW = "batch_size", "form", "runs", "dtype"
 
 
 def of_machine(cell: Cell) -> dict[str, Any]:
-    """The context of a time: its settings and the machine."""
-    return {**of_settings(cell, LATENCY_ROW), "machine": machine_of(cell)}
+    """The context of a time: the length of the texts, its settings and the machine."""
+    length = {"length": cell.draw.get("length")}
+    return {**length, **of_settings(cell, LATENCY_ROW), "machine": machine_of(cell)}
 
 
 MEASURES = (
@@ -155,12 +156,16 @@ MEASURES = (
             ("batch", _setting("batch_size")),
             ("steps", lambda cell: whole(cell.steps)),
             ("passes", lambda cell: whole(cell.number("passes"))),
+            ("network in", _setting("dtype")),
             ("seconds a batch", lambda cell: seconds(cell.number("seconds"))),
+            ("least", lambda cell: seconds(cell.number("seconds_least"))),
+            ("most", lambda cell: seconds(cell.number("seconds_most"))),
             ("seconds a sample", lambda cell: seconds(cell.number("seconds_per_sample"))),
             ("tokens a second", lambda cell: whole(cell.number("tokens_per_second"))),
         ),
         3,
-        "Wall time of sampling; the autoregressive model keeps its keys and values.",
+        "Wall time of sampling: the median run, the fastest and the slowest; the autoregressive"
+        " model keeps its keys and values.",
     ),
 )
 
@@ -178,7 +183,7 @@ def measure_tables(suite: Suite) -> Iterator[Table]:
             head = ["model", *(name for name, _ in measure.columns)]
             cells = ranked(suite, block.cells)
             rows = [[word(c.model), *(entry(c) for _, entry in measure.columns)] for c in cells]
-            said = [measure.note, *notes(cells, without_machine(block.context))]
+            said = [measure.note, *notes(suite, cells, without_machine(block.context))]
             title = titled(measure.title, block)
             yield without_empty(Table(title, head, rows, said, texts=measure.texts))
 

@@ -76,10 +76,15 @@ def render_page(
         how_to_read=escape(how_to_read),
         sections="\n".join(_section(section) for section in sections),
         samples_hidden="" if samples.draws else "hidden",
-        sample_notes="".join(f"<p>{escape(note)}</p>" for note in samples.notes),
+        sample_notes=_paragraphs(samples.notes),
         draws=_json(samples.draws),
-        about="".join(f"<p>{escape(sentence)}</p>" for sentence in about),
+        # why there are no samples is not said in a section that is hidden
+        about=_paragraphs([*about, *(() if samples.draws else samples.notes)]),
     )
+
+
+def _paragraphs(sentences: Sequence[str]) -> str:
+    return "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
 
 
 def _contents(sections: Sequence[Section], samples: Samples) -> str:

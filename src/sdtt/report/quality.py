@@ -24,7 +24,7 @@ from sdtt.report.rendering import (
     without_empty,
     word,
 )
-from sdtt.report.suite import Suite, is_plain, notes, ranked, shown
+from sdtt.report.suite import Suite, is_plain, notes, precisions, ranked, shown
 from sdtt.report.verdict import NOISE
 from sdtt.report.words import digits, in_steps
 
@@ -62,7 +62,7 @@ def quality_tables(suite: Suite) -> Iterator[Table]:
     """Per block: the main table, that at matched entropy, and every draw that was measured."""
     for block in perplexity_blocks(suite):
         ending = f": {block.heading}" if block.heading else ""
-        below = notes(block.cells, block.context)
+        below = notes(suite, block.cells, block.context)
         saves = any(_saves_passes(suite, cell) for cell in block.cells)
         main = [_main_row(suite, block, c, saves) for c in ranked(suite, shown(block.cells))]
         said = [CONTROL] if students_of(block.cells, suite.teacher) else []
@@ -135,9 +135,11 @@ def _reference(suite: Suite) -> list[str]:
 def _clocks(suite: Suite, block: Block) -> list[str]:
     drawn = [suite.at("samples", cell) for cell in block.cells]
     machines = {_machine(record) for cell in drawn if cell is not None for record in cell.records}
-    if len(machines) < 2:
-        return []
-    return ["Seconds a sample come of several machines or versions, so they do not compare."]
+    if len(machines) > 1:
+        return ["Seconds a sample come of several machines or versions, so they do not compare."]
+    if len(precisions(suite, block.cells)) > 1:
+        return ["Seconds a sample are of networks in several types, so they do not compare."]
+    return []
 
 
 def machine_of(cell: Cell) -> str:

@@ -52,19 +52,30 @@ def _but_law(cell: Cell) -> str:
     return f"{cell.model} {sorted((k, str(v)) for k, v in cell.draw.items() if k not in changes)}"
 
 
-def notes(cells: Sequence[Cell], context: Context) -> list[str]:
+def notes(suite: Suite, cells: Sequence[Cell], context: Context) -> list[str]:
     """The settings of a table in sentences: judge, draws, tokens counted, seeds, versions."""
     records = [record for cell in cells for record in cell.records]
     known = {name: value for name, value in context.items() if value is not None}
     found = [f"Settings: {settings_words(known)}."] if known else []
-    found += _draws(cells)
+    found += _draws(suite, cells)
     tokens = sum(record.tokens for record in records)
     time = sum(record.seconds for record in records)
     found += [f"Counted: {tokens:,} tokens in {time:,.0f} s."] if tokens else []
     return [*found, *environment_words(records)]
 
 
-def _draws(cells: Sequence[Cell]) -> list[str]:
+def precisions(suite: Suite, cells: Sequence[Cell]) -> dict[str, list[str]]:
+    """The types that networks computed in, each with its models, where the records tell."""
+    found: dict[str, list[str]] = {}
+    for cell in cells:
+        told = cell if cell.record.metric == "latency" else suite.at("samples", cell)
+        dtype = told.record.settings.get("dtype") if told else None
+        if dtype and cell.model not in found.setdefault(dtype, []):
+            found[dtype].append(cell.model)
+    return found
+
+
+def _draws(suite: Suite, cells: Sequence[Cell]) -> list[str]:
     drawn = [(r.draw or {}) for cell in cells for r in cell.records if r.draw]
     parts = []
     sizes = sorted({int(draw["num_samples"]) for draw in drawn if draw.get("num_samples")})
@@ -75,9 +86,12 @@ def _draws(cells: Sequence[Cell]) -> list[str]:
         parts.append(f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}")
     if any(len(cell.records) > 1 for cell in cells):
         parts.append("rows of several seeds are their mean, with their errors combined")
-    kinds = sorted({str(draw["dtype"]) for draw in drawn if draw.get("dtype")})
-    if kinds:
-        parts.append(f"network in {' or '.join(kinds)}")
+    kinds = sorted(precisions(suite, cells).items())
+    if len(kinds) > 1:
+        named = (f"{dtype} ({', '.join(models)})" for dtype, models in kinds)
+        parts.append(f"networks in {' and '.join(named)}")
+    elif kinds:
+        parts.append(f"networks in {kinds[0][0]}")
     return [f"Draws: {'; '.join(parts)}."] if parts else []
 
 

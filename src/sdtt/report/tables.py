@@ -39,11 +39,16 @@ class Gain:
     standard_error: float | None
 
     @property
+    def control_at_its_entropy(self) -> float:
+        """The control's perplexity, its difference in entropy taken out at the usual rate."""
+        return self.control_perplexity * math.exp(PER_NAT * self.entropy_difference)
+
+    @property
     def outcome(self) -> Outcome:
         """What may be said: nothing where entropies differ, nothing within the noise."""
         if not abs(self.entropy_difference) <= ENTROPY_TOLERANCE + 1e-9:  # NaN does not match
             return "not matched"
-        difference = self.student_perplexity - self.control_perplexity
+        difference = self.student_perplexity - self.control_at_its_entropy
         if abs(difference) <= NOISE * (self.standard_error or 0.0):
             return "within the noise"
         return "better" if difference < 0 else "worse"
@@ -203,8 +208,11 @@ def _best_sentence(ladder: Ladder, gain: Gain, several: bool) -> str:
     )
     if gain.standard_error is None:
         return text + "; no standard errors were given, so chance is not ruled out."
-    difference = gain.control_perplexity - gain.student_perplexity
-    return text + f"; the difference is {difference / gain.standard_error:.1f} standard errors."
+    difference = gain.control_at_its_entropy - gain.student_perplexity
+    return (
+        text
+        + f"; at one entropy they differ by {difference / gain.standard_error:.1f} standard errors."
+    )
 
 
 def _other_sentences(last: Sequence[Gain]) -> Iterator[str]:
@@ -242,11 +250,16 @@ def _teacher_sentences(ladder: Ladder) -> Iterator[str]:
     start = f"{digits(high.perplexity)} at {in_steps([few])}"
     end = f"{digits(low.perplexity)} at {many}"
     entropies = f"its entropy goes from {high.entropy:.2f} to {low.entropy:.2f} nats"
-    if low.perplexity < high.perplexity:
+    errors = [cell.perplexity_se for cell in (high, low) if cell.perplexity_se is not None]
+    if high.perplexity - low.perplexity > NOISE * math.hypot(*errors):
         factor = f"{high.perplexity / low.perplexity:.1f} times lower"
         yield f"The teacher's perplexity falls from {start} to {end}, {factor}; {entropies}."
     else:
-        yield f"The teacher's perplexity does not fall with steps: {start}, {end}; {entropies}."
+        beyond = " beyond the noise" if low.perplexity < high.perplexity else ""
+        yield (
+            f"The teacher's perplexity does not fall with steps{beyond}: {start}, {end};"
+            f" {entropies}."
+        )
 
 
 def _text(cell: Cell) -> str:

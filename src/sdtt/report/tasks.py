@@ -12,7 +12,7 @@ from sdtt.report.suite import Suite, notes, ranked
 
 def tasks_blocks(suite: Suite) -> list[Block]:
     """Tasks side by side: the columns are their own, the settings one."""
-    return blocks(suite.of("tasks"), partial(of_settings, rows=("task", "noise_samples")))
+    return blocks(suite.of("tasks"), partial(of_settings, rows=("task",)))
 
 
 def tasks_tables(suite: Suite) -> Iterator[Table]:
@@ -25,7 +25,7 @@ def tasks_tables(suite: Suite) -> Iterator[Table]:
             rows.append([word(model), *(_score(of_task.get(task), name) for task, name in scores)])
         head = ["model", *(f"{task} {_score_words(name)}" for task, name in scores)]
         said = ["By lm-evaluation-harness, ± one standard error; a denoiser is scored by its ELBO."]
-        said += notes(block.cells, block.context)
+        said += notes(suite, block.cells, block.context)
         yield Table(titled("Tasks", block), head, rows, said)
 
 

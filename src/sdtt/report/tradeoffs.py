@@ -145,7 +145,7 @@ def best_of(suite: Suite, block: Block, name: str) -> Drawing | None:
     return Drawing(
         name=name,
         title=titled("Best of n over seconds", block),
-        caption="NLL of the best of n texts under the scorer that chose it, against the seconds"
+        caption=f"NLL of the best of n texts under the {_judge_of(block)}, against the seconds"
         " that n texts take, from the first number at a line to the last. Of the students the last,"
         " of each number of steps the sampler whose texts are likeliest, from the models' own laws;"
         " the table has all. Bars are one standard error.",
@@ -153,6 +153,13 @@ def best_of(suite: Suite, block: Block, name: str) -> Drawing | None:
         scale="log",
         panels=[Panel("NLL of the best (nats a token)", lines)],
     )
+
+
+def _judge_of(block: Block) -> str:
+    """Whose NLL a curve shows."""
+    if block.context.get("chosen_by_judge") is False:
+        return "judge, which had no part in the choice"
+    return "scorer that chose it"
 
 
 def _to_choose_from(suite: Suite, cells: Sequence[Cell]) -> list[Cell]:
