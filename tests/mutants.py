@@ -3941,6 +3941,80 @@ MUTANTS = [
             "training/test_training_stream.py::test_a_text_with_an_id_that_the_model_does_not_have_is_refused",
         ),
     ),
+    Mutant(
+        "1 and 1.0 are two draws",
+        "evaluation/protocol.py",
+        "yield float(value) if KINDS.get(name) is float and type(value) is int else value",
+        "yield value",
+        (f"{JOBS}a_number_without_a_point_asks_for_no_other_draw",),
+    ),
+    Mutant(
+        "the best of n stays where texts are read in another way",
+        "evaluation/jobs.py",
+        'return judged | read | {"scorer": scorer',
+        'return judged | {"scorer": scorer',
+        (f"{JOBS}the_best_is_chosen_again_where_texts_are_read_in_another_way",),
+    ),
+    Mutant(
+        "blocks of a bound are as long as each model's texts whatever is asked for",
+        "evaluation/jobs.py",
+        "    return asked.length\n",
+        "    return _length(subject)\n",
+        (f"{JOBS}blocks_of_a_bound_may_be_as_long_for_all_models",),
+    ),
+    Mutant(
+        "another tokenizer is the same model",
+        "evaluation/subjects.py",
+        '"*.safetensors", "tokenizer.json", "*.model", "vocab.*", "merges.txt")',
+        '"*.safetensors")',
+        (f"{RUNNER}a_model_is_another_one_when_one_of_its_files_changed",),
+    ),
+    Mutant(
+        "a draw ends before the device has finished",
+        "evaluation/drawing.py",
+        "    wait(loaded.model.device)\n    seconds =",
+        "    seconds =",
+        (f"{RUNNER}the_seconds_of_a_draw_end_when_the_device_has_finished",),
+    ),
+    Mutant(
+        "a text of a causal tokenizer cannot be read",
+        "evaluation/texts.py",
+        "with_mask(tokenizer),",
+        "tokenizer,",
+        ("evaluation/test_evaluation_texts.py::test_a_tokenizer_without_a_mask_reads_a_text_too",),
+    ),
+    Mutant(
+        "a median within the spread of the other's runs is a win",
+        "report/summary.py",
+        'slowest, fastest = cell.number("seconds_most"), other.number("seconds_least")',
+        'slowest, fastest = cell.number("seconds"), other.number("seconds")',
+        ("report/test_report_summary.py::test_a_time_within_the_spread_of_the_runs_is_no_win",),
+    ),
+    Mutant(
+        "times of texts of two lengths compare",
+        "report/measures.py",
+        'length = {"length": cell.draw.get("length")}',
+        'length = {"length": None}',
+        ("report/test_report_summary.py::test_times_of_texts_of_two_lengths_do_not_compare",),
+    ),
+    Mutant(
+        "the demo calls a colder student a better one",
+        "report/tables.py",
+        "math.exp(PER_NAT * self.entropy_difference)",
+        "math.exp(0 * self.entropy_difference)",
+        (
+            "report/test_report.py::test_a_student_that_is_only_a_little_colder_than_its_control_has_won_nothing",
+        ),
+    ),
+    Mutant(
+        "tasks scored by few masks overwrite those by many",
+        "report/tasks.py",
+        'rows=("task",)',
+        'rows=("task", "noise_samples")',
+        (
+            "report/test_report_measures.py::test_tasks_scored_by_other_numbers_of_masks_stand_apart",
+        ),
+    ),
 ]
 
 
