@@ -3974,7 +3974,7 @@ MUTANTS = [
         "evaluation/drawing.py",
         "    wait(loaded.model.device)\n    seconds =",
         "    seconds =",
-        (f"{RUNNER}the_seconds_of_a_draw_end_when_the_device_has_finished",),
+        (f"{RUNNER}the_seconds_of_a_draw_begin_and_end_when_the_device_has_finished",),
     ),
     Mutant(
         "a text of a causal tokenizer cannot be read",

@@ -5,7 +5,6 @@ import lzma
 import math
 import platform
 import shutil
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -280,12 +279,14 @@ def test_a_model_of_the_hub_is_known_by_its_commit(monkeypatch):
     assert subject.fingerprint == "0123abcd"
 
 
-def test_the_seconds_of_a_draw_end_when_the_device_has_finished(subjects, monkeypatch):
+def test_the_seconds_of_a_draw_begin_and_end_when_the_device_has_finished(subjects, monkeypatch):
     loaded, what = load(subjects[0]), drawing.Draw(SampleSettings(steps=1), 1, 8)
-    monkeypatch.setattr(drawing, "wait", lambda _: time.sleep(0.5))
-    start = time.perf_counter()
-    drawn = drawing.draw(loaded, what, None, lambda _: None)
-    assert 0.5 <= drawn.seconds <= time.perf_counter() - start - 0.5
+    events = []
+    clock = SimpleNamespace(perf_counter=lambda: events.append("clock") or float(len(events)))
+    monkeypatch.setattr(drawing, "time", clock)
+    monkeypatch.setattr(drawing, "wait", lambda _: events.append("wait"))
+    assert drawing.draw(loaded, what, None, lambda _: None).seconds == 2
+    assert events == ["wait", "clock", "wait", "clock"]
 
 
 def test_records_say_which_machine_their_times_are_of(whole):
