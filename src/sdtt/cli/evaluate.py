@@ -18,6 +18,7 @@ from sdtt.evaluation.protocol import (
     Autoregressive,
     Bound,
     Grid,
+    Latency,
     Protocol,
     RealText,
     Tasks,
@@ -265,6 +266,10 @@ def _of_flags(
             "--text or --tasks"
         )
     real = settings.real_text
+    latency = Latency()
+    if "latency" in settings.metrics:  # whose samplers count steps
+        steps = settings.steps or latency.steps
+        latency = Latency(sampler=how.sampler, steps=steps, length=settings.length)
     return Protocol(
         metrics=settings.metrics or metrics,
         draws=(Grid(axes, count, settings.length),),
@@ -273,6 +278,7 @@ def _of_flags(
         real_text=None if real is None else RealText(real, count),
         bound=Bound(text=settings.text) if settings.text else Bound(),
         tasks=Tasks(**_of_tasks(settings, None)),
+        latency=latency,
     )
 
 
