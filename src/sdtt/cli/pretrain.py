@@ -33,12 +33,19 @@ from sdtt.data.tokenizer import load_tokenizer, train_tokenizer
 from sdtt.models.blocks import BlocksModel
 from sdtt.models.causal import CausalConfig, CausalLM
 from sdtt.models.checkpoints import check_folder, load_model, load_tokenizer_of
+from sdtt.models.config import BlocksConfig
 from sdtt.models.mdlm import PRESETS, MDLMConfig, MDLMForMaskedLM, preset
 from sdtt.models.vocabulary import vocabulary_size
 from sdtt.training.config import StreamConfig, peak_of
 from sdtt.training.disk import SaveFailed
 from sdtt.training.estimate import estimate_of_pretraining
-from sdtt.training.pretrain import CausalTrainer, MDLMTrainer, PretrainConfig, initialise_from
+from sdtt.training.pretrain import (
+    CausalTrainer,
+    MDLMTrainer,
+    PretrainConfig,
+    check_same_shape,
+    initialise_from,
+)
 from sdtt.training.probe import random_texts
 from sdtt.training.state import last_complete_checkpoint
 from sdtt.training.trainer import StreamTrainer
@@ -271,11 +278,7 @@ def _plan(
     dry_run: DryRun,
 ) -> None:
     start = settings.init_from
-    source = (
-        None
-        if start is None
-        else AutoConfig.from_pretrained(check_folder(start), trust_remote_code=False)
-    )
+    source = None if start is None else _config_of(start)
     if settings.tokenizer is not None:
         ids = _ids_of(load_tokenizer(settings.tokenizer))
     elif start is not None:
@@ -285,6 +288,8 @@ def _plan(
         ids = {"vocab_size": last + 1, "mask_token_id": last, "bos_token_id": 0, "eos_token_id": 0}
     with torch.device("cpu" if dry_run.updates else "meta"):
         model = _fresh(settings, source, ids)
+    if start is not None:
+        check_same_shape(model, _outline(start, source))
     estimate = estimate_of_pretraining(args, model, peak_of(args))
 
     def trainer(config: Any) -> StreamTrainer:
@@ -297,6 +302,17 @@ def _plan(
 
 def _config_of(source: str | Path) -> Any:
     return AutoConfig.from_pretrained(check_folder(source), trust_remote_code=False)
+
+
+def _outline(folder: Path, config: Any) -> BlocksModel:
+    """The shape of `_twin`, on the meta device: no weights are read."""
+    kind = CausalLM if isinstance(config, CausalConfig) else MDLMForMaskedLM
+    if not isinstance(config, BlocksConfig):
+        raise ValueError(
+            f"cannot initialise from {folder}: a {config.model_type} is not of our blocks"
+        )
+    with torch.device("meta"):
+        return kind(config)
 
 
 def _twin(folder: Path) -> BlocksModel:
