@@ -131,6 +131,8 @@ def distill(
     ask_hub = not dry_run.dry_run or dry_run.stand_in(place_of(settings.model)) is None
     training = dry_run.of(continued(training, settings.model, ask_hub=ask_hub))
     args = training.make(output_dir=str(run.output), **QUIET)
+    if not run.resume:  # a run that an earlier version began may hold what does nothing
+        settings.check_stream()
     if dry_run.dry_run:
         _plan(settings, lora, training, args, dry_run)
         return

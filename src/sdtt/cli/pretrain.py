@@ -1,12 +1,13 @@
 """`sdtt pretrain`: a masked diffusion model, or its causal twin, from text."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers.trainer_utils import SchedulerType
 
 from sdtt.cli.console import note
 from sdtt.cli.dry_run import DryRun
@@ -97,6 +98,20 @@ class CorpusSettings:
         if self.stream_buffer < 1:
             raise ValueError(f"stream_buffer must be at least 1, got {self.stream_buffer}")
 
+    def check_stream(self) -> None:
+        """Refuses what is said of a stream where there is none.
+
+        Raises:
+            ValueError: Naming the first.
+        """
+        for each in fields(CorpusSettings):
+            value = getattr(self, each.name)
+            if each.name.startswith("stream_") and value != each.default and not self.stream:
+                flag = "--" + each.name.replace("_", "-")
+                raise ValueError(
+                    f"{flag} {value} is of a stream: give --stream too, or leave it out"
+                )
+
     @property
     def source(self) -> str | list[str]:
         """What the corpus reader takes."""
@@ -186,6 +201,9 @@ def pretrain(
     """
     training = dry_run.of(training)
     args = training.make(output_dir=str(run.output), **QUIET)
+    if not run.resume:  # a run that an earlier version began may hold what does nothing
+        settings.check_stream()
+        _check_decay(args)
     if dry_run.dry_run:
         _plan(settings, training, args, dry_run)
         return
@@ -215,6 +233,16 @@ def pretrain(
         if trainer.state.global_step == args.max_steps:  # the model may fit where its state did not
             trainer.save_to(run.output)
         raise
+
+
+def _check_decay(args: PretrainConfig) -> None:
+    """Refuses a share of decay under a law of the rate that has none."""
+    law, share = SchedulerType(args.lr_scheduler_type), args.decay_share
+    if law != SchedulerType.WARMUP_STABLE_DECAY and share != PretrainConfig.decay_share:
+        raise ValueError(
+            f"--decay-share {share:g} is of the law warmup_stable_decay, and --lr-scheduler-type "
+            f"is {law.value}: leave one of them out"
+        )
 
 
 def _tokenizer(settings: PretrainSettings, run: RunFolder) -> PreTrainedTokenizerBase:
