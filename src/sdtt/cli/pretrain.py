@@ -33,8 +33,12 @@ from sdtt.data.streaming import StreamedSplit, stream_blocks
 from sdtt.data.tokenizer import load_tokenizer, train_tokenizer
 from sdtt.models.blocks import BlocksModel
 from sdtt.models.causal import CausalConfig, CausalLM
-from sdtt.models.checkpoints import check_folder, load_model, load_tokenizer_of
-from sdtt.models.config import BlocksConfig
+from sdtt.models.checkpoints import (
+    check_folder,
+    load_model,
+    load_outline,
+    load_tokenizer_of,
+)
 from sdtt.models.mdlm import PRESETS, MDLMConfig, MDLMForMaskedLM, preset
 from sdtt.models.vocabulary import vocabulary_size
 from sdtt.training.config import StreamConfig, peak_of
@@ -314,10 +318,11 @@ def _plan(
     else:  # the BPE that would be trained has so many ids at most
         last = (settings.vocab_size or VOCAB_SIZE) - 1
         ids = {"vocab_size": last + 1, "mask_token_id": last, "bos_token_id": 0, "eos_token_id": 0}
+    twin = None if start is None else _outline(start, source)
     with torch.device("cpu" if dry_run.updates else "meta"):
         model = _fresh(settings, source, ids)
-    if start is not None:
-        check_same_shape(model, _outline(start, source))
+    if twin is not None:
+        check_same_shape(model, twin)
     estimate = estimate_of_pretraining(args, model, peak_of(args))
 
     def trainer(config: Any) -> StreamTrainer:
@@ -334,19 +339,19 @@ def _config_of(source: str | Path) -> Any:
 
 def _outline(folder: Path, config: Any) -> BlocksModel:
     """The shape of `_twin`, on the meta device: no weights are read."""
-    kind = CausalLM if isinstance(config, CausalConfig) else MDLMForMaskedLM
-    if not isinstance(config, BlocksConfig):
-        raise ValueError(
-            f"cannot initialise from {folder}: a {config.model_type} is not of our blocks"
-        )
-    with torch.device("meta"):
-        return kind(config)
+    if isinstance(config, CausalConfig):
+        with torch.device("meta"):
+            return CausalLM(config)
+    return _ours(load_outline(folder), folder)
 
 
 def _twin(folder: Path) -> BlocksModel:
     """A model of ours, masked or causal, as the folder's config says."""
     causal = _config_of(folder).model_type == CausalConfig.model_type
-    model = load_model(folder, causal=causal, dtype=torch.float32)
+    return _ours(load_model(folder, causal=causal, dtype=torch.float32), folder)
+
+
+def _ours(model: Any, folder: Path) -> BlocksModel:
     if not isinstance(model, BlocksModel):
         raise ValueError(
             f"cannot initialise from {folder}: {type(model).__name__} is not of our blocks"
