@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sdtt.cli import console
-from sdtt.cli.console import describe, duration, progress
+from sdtt.cli.console import describe, duration, progress, run_and_exit
 
 
 class Clock:
@@ -132,3 +132,13 @@ def test_of_many_processes_only_the_first_speaks(monkeypatch, capsys):
 )
 def test_a_duration_is_told_in_its_two_largest_units(seconds, words):
     assert duration(seconds) == words
+
+
+def test_a_letter_that_the_terminal_has_not_is_escaped_and_the_rest_is_printed(monkeypatch):
+    written = io.BytesIO()
+    stdout = io.TextIOWrapper(written, encoding="latin-1", errors="strict")
+    monkeypatch.setattr("sys.stdout", stdout)
+    with pytest.raises(SystemExit) as ended:
+        run_and_exit(lambda: print("caf\u00e9 \u201cquoted\u201d"), debug=False)
+    assert ended.value.code == 0
+    assert written.getvalue() == b"caf\xe9 \\u201cquoted\\u201d\n"

@@ -107,3 +107,32 @@ def test_overwriting_a_demo_spares_the_model_that_the_next_one_starts_from(pair,
     assert result.code == 2
     assert "--overwrite would delete" in result.err
     assert (model / "config.json").is_file()
+
+
+def test_a_typo_in_the_data_spares_the_earlier_demo_and_leaves_no_record(texts, tmp_path):
+    output = tmp_path / "demo"
+    output.mkdir()
+    (output / "report.md").write_text("the earlier one")
+    result = run("--output", output, "--overwrite", "--data", tmp_path / "text.txt")
+    assert result.code == 2
+    assert (output / "report.md").read_text() == "the earlier one"
+    assert not (output / "run.yaml").exists()
+    corrected = run("--output", output, "--overwrite", "--data", texts)
+    assert corrected.code == 0, corrected.err
+
+
+def test_a_demo_that_fails_before_it_trains_may_be_corrected(tmp_path, monkeypatch):
+    output = tmp_path / "demo"
+    with monkeypatch.context() as broken:
+        broken.setattr("sdtt.cli.demo._own_text", lambda *_: 1 / 0)
+        assert run("--output", output).code != 0
+    assert not (output / "run.yaml").exists()
+
+
+def test_an_earlier_demo_is_refused_without_an_option_that_the_demo_lacks(tmp_path):
+    output = tmp_path / "demo"
+    output.mkdir()
+    (output / "report.md").write_text("the earlier one")
+    result = run("--output", output)
+    assert result.code == 2
+    assert "already holds a run (report.md); give --overwrite to delete it, or" in result.err

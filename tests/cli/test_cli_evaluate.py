@@ -144,3 +144,42 @@ def test_a_folder_with_an_equals_sign_in_its_name_is_a_model(evaluate, tmp_path)
     result = evaluate("--model", f"{folder},named={folder}", *words)
     assert result.exit_code == 0, result.stderr
     assert {record.model for record in read_folder(tmp_path / "out")} == {"model", "named"}
+
+
+def test_flags_say_the_sampler_the_steps_and_the_length_of_the_latency(evaluate, tmp_path):
+    words = ["--sampler", "ancestral", "--steps", "2,4", "--length", "8", "--metrics", "latency"]
+    result = evaluate("--model", "student", *words)
+    assert result.exit_code == 0, result.stderr
+    records = read_folder(tmp_path / "out")
+    assert {record.draw["steps"] for record in records} == {2, 4}
+    assert {(record.draw["sampler"], record.draw["length"]) for record in records} == {
+        ("ancestral", 8)
+    }
+
+
+def test_the_latency_of_a_sampler_that_counts_no_steps_is_refused(evaluate):
+    words = ["--model", "student", "--metrics", "latency", "--sampler", "first_hitting"]
+    result = evaluate(*words)
+    assert result.exit_code == 2
+    assert "the sampler 'first_hitting' counts none; give one of dilated, ances" in result.stderr
+
+
+@pytest.mark.parametrize("flag", ["--steps", "--num-samples", "--length", "--temperature"])
+def test_what_says_how_to_draw_is_refused_where_all_samples_are_there(evaluate, tmp_path, flag):
+    file = write(tmp_path / "theirs.jsonl", "The old man said.", "Yes, again.")
+    result = evaluate("--samples", file, "--metrics", "diversity", flag, "4")
+    assert result.exit_code == 2
+    assert f"{flag} is of samples to be drawn, and --samples are: give --model" in result.stderr
+
+
+def test_a_tokenizer_without_samples_is_refused(evaluate):
+    result = evaluate("--model", "student", "--steps", "2", "--tokenizer", "teacher")
+    assert result.exit_code == 2
+    assert "--tokenizer teacher is of the ids of --samples: give these" in result.stderr
+
+
+def test_temperatures_of_controls_beside_cooled_draws_are_refused(evaluate):
+    words = ["--steps", "2", "--control-temperatures", "0.9", "--temperature", "0.8"]
+    result = evaluate("--model", "student,teacher", *words)
+    assert result.exit_code == 2
+    assert "--temperature 0.8 leaves no draw to control" in result.stderr

@@ -153,3 +153,30 @@ def test_low_precision_without_an_accelerator_names_the_flag(text, tmp_path, mon
     words = [word for word in SHAPE if word != "--use-cpu"]
     line = refused("pretrain", "--data", text, "--output", tmp_path / "run", *words, "--bf16")
     assert "--use-cpu" in line
+
+
+@pytest.mark.parametrize("name", ["buffer", "lanes", "validation"])
+@pytest.mark.parametrize("verb", ["pretrain", "distill"])
+def test_what_is_said_of_a_stream_without_one_is_refused(text, tmp_path, verb, name):
+    words = (verb, "--data", text, "--output", tmp_path / "run", "--use-cpu", "--model")
+    line = refused(*words, {"pretrain": "mdlm"}.get(verb, "teacher"), f"--stream-{name}", "7")
+    assert f"--stream-{name} 7 is of a stream: give --stream too, or leave it out" in line
+
+
+def test_a_share_of_decay_under_a_law_that_has_none_is_refused(text, tmp_path):
+    words = ("pretrain", "--data", text, "--output", tmp_path / "run", *SHAPE, *SHORT)
+    line = refused(*words, "--decay-share", "0.5", "--lr-scheduler-type", "linear")
+    assert "--decay-share 0.5 is of the law warmup_stable_decay" in line
+
+
+def test_a_run_that_holds_what_does_nothing_is_loaded_and_goes_on(text, tmp_path):
+    run_file = tmp_path / "run" / "run.yaml"
+    words = ("pretrain", "--data", text, "--output", tmp_path / "run", *SHAPE, *SHORT)
+    words += ("--lr-scheduler-type", "linear", "--max-steps", "2")
+    assert run(*words).code == 0
+    saved = yaml.safe_load(run_file.read_text())
+    again = run("pretrain", "--config", run_file, "--output", tmp_path / "again")
+    assert again.code == 0, again.err  # defaults are written out there
+    run_file.write_text(yaml.safe_dump(saved | {"stream_buffer": 9}))
+    resumed = run("pretrain", "--config", run_file, "--resume")
+    assert resumed.code == 0, resumed.err

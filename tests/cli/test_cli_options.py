@@ -9,6 +9,7 @@ from typing import Literal
 import pytest
 from transformers import TrainingArguments
 
+from sdtt.cli.generate import COMMAND as GENERATE
 from sdtt.cli.options import Given, command, kind_of, options_of, resolved
 
 
@@ -341,6 +342,15 @@ def test_help_names_required_options_defaults_choices_and_the_example(invoke, ve
     assert "--no-compile" in shown
     assert "--no-force" not in shown
     assert "Example: sdtt fake --data D" in shown
+
+
+def test_help_of_generate_names_the_models_own_settings_before_the_defaults():
+    shown = {option.name: option.help for option in GENERATE.params}
+    own = "default: that of the model's generation_config.json"
+    assert f"({own}, else 1.0)" in shown["temperature"]
+    assert f"; {own}, else dilated)" in shown["sampler"]
+    assert f"({own})" in shown["steps"]
+    assert own not in shown["model"]
 
 
 # ---------------------------------------------------------------- our own faults

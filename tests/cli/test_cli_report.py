@@ -57,6 +57,14 @@ def test_a_report_of_nothing_is_refused_with_the_way_to_say_of_what(invoke):
     assert "RUNS is required (give it as words or in the --config file)" in result.stderr
 
 
+def test_an_empty_list_of_runs_is_refused_in_one_line(invoke, tmp_path):
+    config = tmp_path / "report.yaml"
+    config.write_text("runs: []\n")
+    result = invoke(COMMAND, "fake", "--config", str(config))
+    assert result.exit_code == 2
+    assert "RUNS is empty: name a folder of an evaluation, or several" in result.stderr
+
+
 def test_a_named_teacher_that_was_not_measured_is_refused(invoke, runs):
     result = invoke(COMMAND, "fake", str(runs[0]), "--teacher", "firts")
     assert "did you mean 'first'?" in result.stderr

@@ -231,6 +231,15 @@ def test_a_dry_run_plans_with_a_name(words, updates, texts, tmp_path):
     assert result.code == 0, result.err
 
 
+@pytest.mark.parametrize("updates", ["0", "1"])
+def test_a_dry_run_refuses_a_start_of_another_shape(updates, texts, tmp_path):
+    words = ("pretrain", "--init-from", "judge", "--preset", "tiny", *SMALL, "--dry-run")
+    words += ("--data", texts, "--output", tmp_path / "run", "--probe-updates", updates)
+    line = refused(*words)
+    assert line.startswith("error: cannot initialise from CausalLM: ")
+    assert "there and" in line
+
+
 def test_pretrain_starts_from_a_name_and_takes_its_tokenizer(texts, tmp_path, pair):
     words = ("pretrain", "--data", texts, *SMALL, "--max-steps", "1")
     for name, how in (("a", ("--init-from", "judge")), ("b", ("--tokenizer", "teacher"))):

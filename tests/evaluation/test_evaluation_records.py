@@ -144,3 +144,17 @@ def test_a_file_that_holds_no_samples_is_refused_with_its_line(tmp_path, line, w
     (tmp_path / "s.jsonl").write_text(line + "\n")
     with pytest.raises(ValueError, match=words):
         read_samples(tmp_path / "s.jsonl")
+
+
+def test_a_mark_at_the_front_of_a_file_of_samples_is_no_part_of_it(tmp_path):
+    file = tmp_path / "s.jsonl"
+    file.write_text('{"text": "caf\u00e9"}\n', "utf-8-sig")
+    assert [sample.text for sample in read_samples(file)] == ["caf\u00e9"]
+
+
+@pytest.mark.parametrize("read", [read_samples, read_file])
+def test_a_file_that_is_no_utf_8_is_named_with_the_way_out(tmp_path, read):
+    file = tmp_path / "s.jsonl"
+    file.write_text('{"text": "caf\u00e9"}\n', "latin-1")
+    with pytest.raises(ValueError, match=r"s\.jsonl is no UTF-8 text at its byte 13: save it as"):
+        read(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import sys
 import time
@@ -115,6 +116,7 @@ def run_and_exit(call: Callable[[], object], *, debug: bool) -> NoReturn:
     Raises:
         SystemExit: always.
     """
+    _print_anything()
     try:
         result = call()
         sys.stdout.flush()
@@ -133,6 +135,13 @@ def run_and_exit(call: Callable[[], object], *, debug: bool) -> NoReturn:
     if code == INTERRUPTED:
         typer.echo("interrupted", err=True)
     sys.exit(code)
+
+
+def _print_anything() -> None:
+    """Has stdout escape what its encoding lacks: no text of minutes is lost by a quote."""
+    stdout = sys.stdout
+    if isinstance(stdout, io.TextIOWrapper) and stdout.errors == "strict":
+        stdout.reconfigure(errors="backslashreplace")
 
 
 def _say_error(message: str) -> None:

@@ -21,7 +21,7 @@ from transformers.utils import logging
 from sdtt import __version__
 from sdtt.cli.console import note, progress
 from sdtt.cli.options import command, resolved
-from sdtt.cli.run_folder import RunFolder, prepare, save_config
+from sdtt.cli.run_folder import RunFolder, check_free, prepare, save_config
 from sdtt.cli.train import QUIET, run_training, spare
 from sdtt.data.packing import load_blocks
 from sdtt.evaluation.judge_samples import retokeniser
@@ -183,12 +183,35 @@ def demo(settings: DemoSettings) -> None:
     with clock.stage("load"):
         teacher = _teacher(settings)
         judge = _ready_judge(settings, teacher)
-    spare(RunFolder(settings.output, overwrite=settings.overwrite), settings.model)
-    for folder in ("", "distill", *(() if judge else ("judge",))):
-        prepare(settings.output / folder, resume=False, overwrite=settings.overwrite)
-    save_config(settings.output, resolved(settings), verb="demo")
-    with clock.stage("texts"):
-        text = _text(settings, teacher, clock)
+    run = RunFolder(settings.output, overwrite=settings.overwrite)
+    spare(run, settings.model)
+    runs = [run, *(RunFolder(settings.output / name) for name in ("distill", "judge"))]
+    runs = runs[:2] if judge else runs
+    how: dict[str, bool] = {"resume": False, "overwrite": run.overwrite, "resumable": False}
+    for each in runs:
+        check_free(each.output, **how)
+    text = None
+    if settings.data is not None:  # a wrong one is refused while the earlier demo is still there
+        with clock.stage("texts"):
+            text = _text_of(settings.data, teacher)
+    for each in runs:
+        prepare(each.output, **how)
+    save_config(run.output, resolved(settings), verb="demo")
+    try:
+        print(_demonstrated(settings, teacher, text, judge, clock))
+    except Exception:
+        for each in runs:
+            each.withdraw()
+        raise
+
+
+def _demonstrated(
+    settings: DemoSettings, teacher: Teacher, text: Text | None, judge: Judge | None, clock: Clock
+) -> Path:
+    """Trains, measures and reports; the path of the report."""
+    if text is None:
+        with clock.stage("texts"):
+            text = _own_text(settings, teacher, clock)
     judge = judge or _trained_judge(settings, teacher, text, clock)
     students, updates = _students(settings, teacher, text, clock)
     with clock.stage("measure"):
@@ -199,8 +222,7 @@ def demo(settings: DemoSettings) -> None:
         "seconds": {stage: round(seconds, 1) for stage, seconds in clock.seconds.items()},
         "command": shlex.join(["sdtt", *sys.argv[1:]]),
     }
-    path = write_report(metrics, samples, settings.output)
-    print(path)
+    return write_report(metrics, samples, settings.output)
 
 
 # ---------------------------------------------------------------- teacher, text, judge
@@ -220,11 +242,15 @@ def _about_teacher(settings: DemoSettings, teacher: Teacher) -> str:
     )
 
 
-def _text(settings: DemoSettings, teacher: Teacher, clock: Clock) -> Text:
-    if settings.data is not None:
-        blocks = load_blocks(settings.data, teacher.tokenizer, teacher.length)
-        about = f"The students learned on {len(blocks.train):,} texts of {settings.data}."
-        return Text(blocks.train, blocks.validation, about)
+def _text_of(data: str, teacher: Teacher) -> Text:
+    """The text that was given."""
+    blocks = load_blocks(data, teacher.tokenizer, teacher.length)
+    about = f"The students learned on {len(blocks.train):,} texts of {data}."
+    return Text(blocks.train, blocks.validation, about)
+
+
+def _own_text(settings: DemoSettings, teacher: Teacher, clock: Clock) -> Text:
+    """What the teacher writes."""
     steps = min(WRITING_STEPS, teacher.length)
     # another seed than that of the measurements, which else would draw these very texts
     how = SampleSettings(sampler="dilated", steps=steps, seed=settings.seed + 1)

@@ -1,7 +1,6 @@
 """`sdtt distill`: a student that needs fewer steps, round after round."""
 
 import dataclasses
-import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +35,10 @@ from sdtt.models.checkpoints import (
     load_tokenizer_of,
     place_of,
 )
+from sdtt.models.formats import hub
+from sdtt.models.formats.files import read_json
 from sdtt.models.mdlm import MDLMForMaskedLM, preset
+from sdtt.models.published import RELEASES, is_named
 from sdtt.models.shipped import resolve
 from sdtt.training.config import peak_of
 from sdtt.training.distill import SDTTTrainer
@@ -126,8 +128,11 @@ def distill(
     With --lora-rank only adapters are trained, and the model is held once; they are written to
     --output/students/STEPS/adapter, and merged into a model unless --no-merge-lora.
     """
-    training = dry_run.of(continued(training, settings.model))
+    ask_hub = not dry_run.dry_run or dry_run.stand_in(place_of(settings.model)) is None
+    training = dry_run.of(continued(training, settings.model, ask_hub=ask_hub))
     args = training.make(output_dir=str(run.output), **QUIET)
+    if not run.resume:  # a run that an earlier version began may hold what does nothing
+        settings.check_stream()
     if dry_run.dry_run:
         _plan(settings, lora, training, args, dry_run)
         return
@@ -166,24 +171,45 @@ def distill(
     note("students: " + " ".join(str(run.output / "students" / name) for name in args.plan.folders))
 
 
-def continued(training: Given[SDTTConfig], model: Path) -> Given[SDTTConfig]:
+def continued(
+    training: Given[SDTTConfig], model: Path, *, ask_hub: bool = True
+) -> Given[SDTTConfig]:
     """The options, with the steps of the model for a start where it is a student.
 
     Args:
         training: The given options.
-        model: The folder of the model; one without a config is left to those who load it.
+        model: A folder, or a name as ``--model`` takes it.
+        ask_hub: Whether the config of a model on the hub may be fetched.
     """
-    with suppress(OSError, ValueError):
-        config = Path(resolve(model)) / "config.json"
-        steps = json.loads(config.read_text(encoding="utf-8")).get(SAMPLING_STEPS)
-        given = training.values.get("ladder") or [training.values.get("start_steps")]
-        start = given[0]  # type: ignore[index]
-        if isinstance(steps, int) and start is None:
-            note(f"{model} is a student of {steps} steps: --start-steps {steps}")
-            return dataclasses.replace(training, values={**training.values, "start_steps": steps})
-        if isinstance(steps, int) and start != steps:
-            note(f"{model} is a student of {steps} steps, but the first teacher takes {start}")
+    steps = _steps_of(model, ask_hub)
+    given = training.values.get("ladder") or [training.values.get("start_steps")]
+    start = given[0]  # type: ignore[index]
+    if steps is not None and start is None:
+        note(f"{model} is a student of {steps} steps: --start-steps {steps}")
+        return dataclasses.replace(training, values={**training.values, "start_steps": steps})
+    if steps is not None and start != steps:
+        note(f"{model} is a student of {steps} steps, but the first teacher takes {start}")
     return training
+
+
+def _steps_of(model: Path, ask_hub: bool) -> int | None:
+    """The steps that a student was taught to sample in; None of others, and where none are said.
+
+    The table of releases says those of a published one, so that nothing is fetched for them. What
+    cannot be read is left to those who load it.
+    """
+    if is_named(model):
+        release = RELEASES.get(str(model))
+        return None if release is None else release.steps
+    with suppress(OSError, ValueError):
+        place = resolve(place_of(model))
+        if isinstance(place, Path):
+            config = read_json(place / "config.json")
+        else:
+            config = read_json(hub.fetch_config(place)) if ask_hub else {}
+        steps = config.get(SAMPLING_STEPS)
+        return steps if type(steps) is int else None
+    return None
 
 
 def _plan(

@@ -18,6 +18,7 @@ from sdtt.evaluation.protocol import (
     Autoregressive,
     Bound,
     Grid,
+    Latency,
     Protocol,
     RealText,
     Tasks,
@@ -119,6 +120,13 @@ class EvaluateSettings:
         given = [name for name in names if getattr(self, name) != plain[name]]
         if self.protocol is not None and given:
             raise _contradicts(given[0])
+        if not self.model and given:
+            raise _draws_nothing(given[0])
+        if self.tokenizer is not None and not self.samples:
+            raise ValueError(
+                f"--tokenizer {self.tokenizer} is of the ids of --samples: give these, or leave it "
+                "out (a model has its own)"
+            )
 
 
 @dataclass
@@ -142,6 +150,11 @@ class _Now:
 def _contradicts(name: str) -> ValueError:
     flag = "--" + name.replace("_", "-")
     return ValueError(f"{flag} does not go with --protocol, which says how samples are drawn")
+
+
+def _draws_nothing(name: str) -> ValueError:
+    flag = "--" + name.replace("_", "-")
+    return ValueError(f"{flag} is of samples to be drawn, and --samples are: give --model too")
 
 
 def evaluate(settings: EvaluateSettings, sampling: Given[SampleSettings]) -> None:
@@ -239,6 +252,15 @@ def _of_flags(
 ) -> Protocol:
     """A table of one sampler at several numbers of steps."""
     how = sampling.make()
+    plain = {each.name: each.default for each in dataclasses.fields(SampleSettings)}
+    changed = [name for name, value in sampling.values.items() if value != plain[name]]
+    if changed and not settings.model:
+        raise _draws_nothing(changed[0])
+    if settings.control_temperatures and how.temperature != 1:
+        raise ValueError(
+            f"--temperature {how.temperature:g} leaves no draw to control: --control-temperatures "
+            "are of teachers beside draws at temperature 1; leave one of them out"
+        )
     count = SAMPLES if settings.num_samples is None else settings.num_samples
     axes = {name: (value,) for name, value in sampling.values.items()}
     if settings.steps:
@@ -265,6 +287,10 @@ def _of_flags(
             "--text or --tasks"
         )
     real = settings.real_text
+    latency = Latency()
+    if "latency" in settings.metrics:  # whose samplers count steps
+        steps = settings.steps or latency.steps
+        latency = Latency(sampler=how.sampler, steps=steps, length=settings.length)
     return Protocol(
         metrics=settings.metrics or metrics,
         draws=(Grid(axes, count, settings.length),),
@@ -273,6 +299,7 @@ def _of_flags(
         real_text=None if real is None else RealText(real, count),
         bound=Bound(text=settings.text) if settings.text else Bound(),
         tasks=Tasks(**_of_tasks(settings, None)),
+        latency=latency,
     )
 
 

@@ -326,4 +326,5 @@ def _show(
 COMMAND = command(
     generate,
     example='sdtt generate --num-samples 4 --prompt "Once upon a time"',
+    unsaid="that of the model's generation_config.json",
 )

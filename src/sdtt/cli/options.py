@@ -437,7 +437,11 @@ class _Part:
 
 
 def command(
-    function: Callable[..., None], *, withhold: Collection[str] = (), example: str = ""
+    function: Callable[..., None],
+    *,
+    withhold: Collection[str] = (),
+    example: str = "",
+    unsaid: str = "",
 ) -> TyperCommand:
     """A typer command from a verb function.
 
@@ -447,6 +451,8 @@ def command(
             the verb, its docstring the help.
         withhold: fields of the `Given` classes that are no options: the verb supplies them.
         example: a command line shown under the help.
+        unsaid: what decides the options of the `Given` classes where they are not given, before
+            their defaults do; in words, for the help.
 
     Returns:
         The command, with `--config` and `--debug` added.
@@ -464,7 +470,7 @@ def command(
         values = resolve(options.values(), flags, file)
         function(**{part.parameter: part.build(values) for part in parts})
 
-    parameters = _typer_parameters(parts)
+    parameters = _typer_parameters(parts, unsaid)
     callback.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     callback.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app = typer.Typer(add_completion=False, rich_markup_mode="rich")
@@ -510,7 +516,7 @@ def _parts(function: Callable[..., None], withhold: frozenset[str]) -> tuple[_Pa
     return tuple(parts)
 
 
-def _typer_parameters(parts: tuple[_Part, ...]) -> list[inspect.Parameter]:
+def _typer_parameters(parts: tuple[_Part, ...], unsaid: str) -> list[inspect.Parameter]:
     """Every flag is text without a default, so that the given ones can be told from the others."""
     parameters = []
     for number, part in enumerate(parts):
@@ -525,7 +531,7 @@ def _typer_parameters(parts: tuple[_Part, ...]) -> list[inspect.Parameter]:
             info = typer.Option(
                 None,
                 option.flag + (f"/--no-{option.flag[2:]}" if has_negation else ""),
-                help=escape(_help(option)),
+                help=escape(_help(option, unsaid if part.is_given else "")),
                 metavar=None if is_switch else f"<{option.kind.label}>",
                 hidden=bool(option.origin),
                 rich_help_panel=panel,
@@ -549,16 +555,20 @@ def _parameter(name: str, annotation: object, default: object) -> inspect.Parame
     )
 
 
-def _help(option: Option) -> str:
+def _help(option: Option, unsaid: str = "") -> str:
     """The line of help, and in brackets what else is known of the option."""
     plain = _plain(option.default)
     notes = [option.kind.expected] if option.kind.choices else []
+    shown = ""
+    if isinstance(plain, bool):
+        shown = "on" if plain else "off"
+    elif plain is not MISSING and plain not in (None, []):
+        shown = ",".join(map(str, plain)) if isinstance(plain, list) else str(plain)
+    shown = ", else ".join(filter(None, (unsaid, shown)))
     if plain is MISSING:
         notes.append("required")
-    elif isinstance(plain, bool):
-        notes.append("default: on" if plain else "default: off")
-    elif plain not in (None, []):
-        notes.append(f"default: {','.join(map(str, plain)) if isinstance(plain, list) else plain}")
+    elif shown:
+        notes.append(f"default: {shown}")
     return f"{option.help} ({'; '.join(notes)})" if notes else option.help
 
 

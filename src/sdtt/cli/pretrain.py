@@ -1,12 +1,13 @@
 """`sdtt pretrain`: a masked diffusion model, or its causal twin, from text."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers.trainer_utils import SchedulerType
 
 from sdtt.cli.console import note
 from sdtt.cli.dry_run import DryRun
@@ -32,13 +33,24 @@ from sdtt.data.streaming import StreamedSplit, stream_blocks
 from sdtt.data.tokenizer import load_tokenizer, train_tokenizer
 from sdtt.models.blocks import BlocksModel
 from sdtt.models.causal import CausalConfig, CausalLM
-from sdtt.models.checkpoints import check_folder, load_model, load_tokenizer_of
+from sdtt.models.checkpoints import (
+    check_folder,
+    load_model,
+    load_outline,
+    load_tokenizer_of,
+)
 from sdtt.models.mdlm import PRESETS, MDLMConfig, MDLMForMaskedLM, preset
 from sdtt.models.vocabulary import vocabulary_size
 from sdtt.training.config import StreamConfig, peak_of
 from sdtt.training.disk import SaveFailed
 from sdtt.training.estimate import estimate_of_pretraining
-from sdtt.training.pretrain import CausalTrainer, MDLMTrainer, PretrainConfig, initialise_from
+from sdtt.training.pretrain import (
+    CausalTrainer,
+    MDLMTrainer,
+    PretrainConfig,
+    check_same_shape,
+    initialise_from,
+)
 from sdtt.training.probe import random_texts
 from sdtt.training.state import last_complete_checkpoint
 from sdtt.training.trainer import StreamTrainer
@@ -89,6 +101,20 @@ class CorpusSettings:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if self.stream_buffer < 1:
             raise ValueError(f"stream_buffer must be at least 1, got {self.stream_buffer}")
+
+    def check_stream(self) -> None:
+        """Refuses what is said of a stream where there is none.
+
+        Raises:
+            ValueError: Naming the first.
+        """
+        for each in fields(CorpusSettings):
+            value = getattr(self, each.name)
+            if each.name.startswith("stream_") and value != each.default and not self.stream:
+                flag = "--" + each.name.replace("_", "-")
+                raise ValueError(
+                    f"{flag} {value} is of a stream: give --stream too, or leave it out"
+                )
 
     @property
     def source(self) -> str | list[str]:
@@ -179,6 +205,9 @@ def pretrain(
     """
     training = dry_run.of(training)
     args = training.make(output_dir=str(run.output), **QUIET)
+    if not run.resume:  # a run that an earlier version began may hold what does nothing
+        settings.check_stream()
+        _check_decay(args)
     if dry_run.dry_run:
         _plan(settings, training, args, dry_run)
         return
@@ -208,6 +237,16 @@ def pretrain(
         if trainer.state.global_step == args.max_steps:  # the model may fit where its state did not
             trainer.save_to(run.output)
         raise
+
+
+def _check_decay(args: PretrainConfig) -> None:
+    """Refuses a share of decay under a law of the rate that has none."""
+    law, share = SchedulerType(args.lr_scheduler_type), args.decay_share
+    if law != SchedulerType.WARMUP_STABLE_DECAY and share != PretrainConfig.decay_share:
+        raise ValueError(
+            f"--decay-share {share:g} is of the law warmup_stable_decay, and --lr-scheduler-type "
+            f"is {law.value}: leave one of them out"
+        )
 
 
 def _tokenizer(settings: PretrainSettings, run: RunFolder) -> PreTrainedTokenizerBase:
@@ -271,11 +310,7 @@ def _plan(
     dry_run: DryRun,
 ) -> None:
     start = settings.init_from
-    source = (
-        None
-        if start is None
-        else AutoConfig.from_pretrained(check_folder(start), trust_remote_code=False)
-    )
+    source = None if start is None else _config_of(start)
     if settings.tokenizer is not None:
         ids = _ids_of(load_tokenizer(settings.tokenizer))
     elif start is not None:
@@ -283,8 +318,11 @@ def _plan(
     else:  # the BPE that would be trained has so many ids at most
         last = (settings.vocab_size or VOCAB_SIZE) - 1
         ids = {"vocab_size": last + 1, "mask_token_id": last, "bos_token_id": 0, "eos_token_id": 0}
+    twin = None if start is None else _outline(start, source)
     with torch.device("cpu" if dry_run.updates else "meta"):
         model = _fresh(settings, source, ids)
+    if twin is not None:
+        check_same_shape(model, twin)
     estimate = estimate_of_pretraining(args, model, peak_of(args))
 
     def trainer(config: Any) -> StreamTrainer:
@@ -299,10 +337,21 @@ def _config_of(source: str | Path) -> Any:
     return AutoConfig.from_pretrained(check_folder(source), trust_remote_code=False)
 
 
+def _outline(folder: Path, config: Any) -> BlocksModel:
+    """The shape of `_twin`, on the meta device: no weights are read."""
+    if isinstance(config, CausalConfig):
+        with torch.device("meta"):
+            return CausalLM(config)
+    return _ours(load_outline(folder), folder)
+
+
 def _twin(folder: Path) -> BlocksModel:
     """A model of ours, masked or causal, as the folder's config says."""
     causal = _config_of(folder).model_type == CausalConfig.model_type
-    model = load_model(folder, causal=causal, dtype=torch.float32)
+    return _ours(load_model(folder, causal=causal, dtype=torch.float32), folder)
+
+
+def _ours(model: Any, folder: Path) -> BlocksModel:
     if not isinstance(model, BlocksModel):
         raise ValueError(
             f"cannot initialise from {folder}: {type(model).__name__} is not of our blocks"

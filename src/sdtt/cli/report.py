@@ -29,6 +29,11 @@ class ReportSettings:
         default=False, metadata={"help": "replace a report that is there", "flag_only": True}
     )
 
+    def __post_init__(self) -> None:
+        """Refuses what cannot be."""
+        if not self.runs:
+            raise ValueError("RUNS is empty: name a folder of an evaluation, or several")
+
 
 def report(settings: ReportSettings) -> None:
     """Make tables and figures of evaluations: report.html, report.md, tables.csv and figures/.

@@ -98,7 +98,7 @@ class RunFolder:
                 entry.unlink()
 
 
-def prepare(output: Path, *, resume: bool, overwrite: bool) -> None:
+def prepare(output: Path, *, resume: bool, overwrite: bool, resumable: bool = True) -> None:
     """Makes an output folder ready: made if missing, written to on trial, free of another run.
 
     Only the first process of a run acts, so that the others do not take its files for an older run.
@@ -107,6 +107,7 @@ def prepare(output: Path, *, resume: bool, overwrite: bool) -> None:
         output: the folder.
         resume: a run must be there.
         overwrite: the entries of a run are deleted (`RUN_ENTRIES` only; all else stays).
+        resumable: whether the verb has --resume.
 
     Raises:
         ValueError: it holds a run and neither was asked, it holds none to resume, both were asked,
@@ -116,6 +117,24 @@ def prepare(output: Path, *, resume: bool, overwrite: bool) -> None:
     _refuse_both(resume, overwrite)
     if not is_first_process():
         return
+    check_free(output, resume=resume, overwrite=overwrite, resumable=resumable)
+    entries = run_entries(output) if overwrite else []
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=output):  # found now, not at the first checkpoint
+        pass
+    for entry in entries:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def check_free(output: Path, *, resume: bool, overwrite: bool, resumable: bool = True) -> None:
+    """Refuses an output folder that `prepare` would refuse, and changes nothing.
+
+    Raises:
+        ValueError: as `prepare` does.
+    """
     for path in (output, *output.parents):
         if path.exists() and not path.is_dir():
             raise ValueError(
@@ -128,18 +147,11 @@ def prepare(output: Path, *, resume: bool, overwrite: bool) -> None:
         )
     if entries and not (resume or overwrite):
         names = ", ".join(entry.name for entry in entries[:3])
+        go_on = "--resume to go on with it, " if resumable else ""
         raise ValueError(
             f"{output} already holds a run ({names}); "
-            "give --resume to go on with it, --overwrite to delete it, or another --output"
+            f"give {go_on}--overwrite to delete it, or another --output"
         )
-    output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=output):  # found now, not at the first checkpoint
-        pass
-    for entry in entries if overwrite else ():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
 
 
 def run_entries(output: Path) -> list[Path]:

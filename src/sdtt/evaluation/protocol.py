@@ -15,7 +15,7 @@ import yaml
 
 from sdtt.diffusion.categorical import Transform
 from sdtt.evaluation.mask_sets import Noise
-from sdtt.sampling.settings import KINDS, SamplerName, SampleSettings
+from sdtt.sampling.settings import KINDS, SAMPLERS, SamplerName, SampleSettings
 
 Config = TypeVar("Config")
 
@@ -281,6 +281,16 @@ class Latency:
         _positive(self, "steps", "batch_size", "length", "runs")
         for name in ("steps", "batch_size", "form"):
             _once(name, getattr(self, name))
+        counting = [
+            name
+            for name, (_, own) in SAMPLERS.items()
+            if any(each.name == "steps" for each in dataclasses.fields(own))
+        ]
+        if self.sampler in SAMPLERS and self.sampler not in counting:
+            raise ValueError(
+                f"latency is measured against steps, and the sampler {self.sampler!r} counts none; "
+                f"give one of {', '.join(counting)}"
+            )
         for steps in self.steps:
             SampleSettings(sampler=self.sampler, steps=steps)
 

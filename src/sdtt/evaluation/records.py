@@ -150,9 +150,8 @@ def read_file(path: Path) -> list[Record]:
     Raises:
         ValueError: If a line is no record of this version.
     """
-    lines = path.read_text("utf-8").splitlines()
     records = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_text_of(path).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -163,6 +162,20 @@ def read_file(path: Path) -> list[Record]:
             raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
         records.append(_record(values, f"{path}, line {number}"))
     return records
+
+
+def _text_of(path: Path) -> str:
+    """The text of a file, without the mark that some editors begin it with.
+
+    Raises:
+        ValueError: If it is no UTF-8.
+    """
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is no UTF-8 text at its byte {error.start}: save it as UTF-8"
+        ) from error
 
 
 def _was_cut(line: str, error: json.JSONDecodeError) -> bool:
@@ -232,13 +245,13 @@ def read_samples(path: Path) -> list[Sample]:
     """Samples of a file of JSON lines with "ids" or "text", whoever made it.
 
     Raises:
-        ValueError: If there is none, or a line holds neither, or holds them in another form.
+        ValueError: If it is no UTF-8, there is none, or a line holds neither, or holds them in
+            another form.
     """
     samples = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                samples.append(_sample(line, f"{path}, line {number}"))
+    for number, line in enumerate(_text_of(path).split("\n"), 1):
+        if line.strip():
+            samples.append(_sample(line, f"{path}, line {number}"))
     if not samples:
         raise ValueError(f"{path} holds no samples")
     return samples

@@ -47,7 +47,10 @@ class SampleSettings:
     )
     steps: int | None = field(
         default=None,
-        metadata={"help": f"steps, each one pass at most; {STEPS} where the sampler counts steps"},
+        metadata={
+            "help": f"steps, each one pass at most; {STEPS} where the sampler counts steps and "
+            "nothing says how many"
+        },
     )
     counts: Literal["process", "even", "cosine"] | None = field(
         default=None,

@@ -262,6 +262,17 @@ def initialise_from(model: BlocksModel, source: PreTrainedModel) -> None:
     Raises:
         ValueError: If a parameter is missing or has another shape.
     """
+    check_same_shape(model, source)
+    weights = source.state_dict()
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+
+
+def check_same_shape(model: BlocksModel, source: PreTrainedModel) -> None:
+    """Refuses a model that ``initialise_from`` cannot copy; both may be on the meta device.
+
+    Raises:
+        ValueError: If a parameter is missing or has another shape.
+    """
     weights = source.state_dict()
     extra = sorted(weights.keys() - model.state_dict().keys())
     if extra:
@@ -274,4 +285,3 @@ def initialise_from(model: BlocksModel, source: PreTrainedModel) -> None:
                 f"cannot initialise from {type(source).__name__}: {name} is "
                 f"{tuple(weights[name].shape)} there and {tuple(parameter.shape)} here"
             )
-    model.load_state_dict({name: weights[name] for name in model.state_dict()})
