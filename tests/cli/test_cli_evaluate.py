@@ -108,6 +108,35 @@ def test_a_task_of_a_folder_of_ones_own_is_measured(evaluate, tmp_path):
     assert (record.settings["task"], record.result["acc"]) == ("which_goes_on", 1)
 
 
+ANSWERS = """
+task: what_goes_on
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {folder}/questions.jsonl}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{context}}}}"
+doc_to_target: "{{{{context}}}}"
+generation_kwargs: {{max_gen_toks: 2}}
+metric_list: [{{metric: exact_match}}]
+"""
+
+
+def test_answers_to_a_task_are_sampled_as_the_flags_say_and_the_record_tells(evaluate, tmp_path):
+    pytest.importorskip("lm_eval", reason="pip install sdtt[evaluation]")
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "own.yaml").write_text(ANSWERS.format(folder=folder))
+    (folder / "questions.jsonl").write_text(json.dumps({"context": "The old"}))
+    words = ["--metrics", "tasks", "--tasks", "what_goes_on", "--include-path", str(folder)]
+    how = ["--sampler", "ancestral", "--steps", "2"]
+    result = evaluate("--model", "student", *words, *how)
+    assert result.exit_code == 0, result.stderr
+    (record,) = read_folder(tmp_path / "out")
+    # the student's generation_config.json says temperature 0.8, and the task says nothing
+    assert (record.draw["sampler"], record.draw["steps"]) == ("ancestral", 2)
+    assert record.draw["temperature"] == 0
+
+
 def test_a_folder_of_tasks_without_tasks_is_refused(evaluate, tmp_path):
     result = evaluate("--model", "judge", "--include-path", str(tmp_path))
     assert "--include-path is the folder of --tasks: name those" in result.stderr

@@ -13,6 +13,7 @@ from sdtt.data.tokenizer import train_tokenizer
 from sdtt.evaluation.task_model import TaskModel
 from sdtt.models.causal import CausalConfig, CausalLM
 from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
+from sdtt.sampling.generation import DiffusionGenerationConfig
 
 SHAPE = {"model_length": 24, "hidden_dim": 16, "n_blocks": 1, "n_heads": 2}
 SHAPE |= {"bos_token_id": 0, "eos_token_id": 0}
@@ -189,6 +190,28 @@ def test_another_causal_model_scores_a_text_behind_its_end_of_text_in_windows(to
     assert len(TaskModel(model, tokenizer).generate_until([asked("the", {})])) == 1
 
 
+def test_the_draws_of_each_task_are_kept_as_a_record_says_them(model, tokenizer):
+    task = {"max_gen_toks": 3, "do_sample": True, "temperature": 0.5, "top_k": 0}
+    lm = TaskModel(model, tokenizer, steps=2, seed=3, top_p=0.9)
+    lm.generate_until([asked("the", task)])
+    kept = {name: lm.draws["own"].get(name) for name in ("temperature", "top_p", "top_k", "seed")}
+    assert kept == {"temperature": 0.5, "top_p": 0.9, "top_k": None, "seed": 3}
+    masked = {"sampler": "dilated", "steps": 2}
+    own = masked if isinstance(model, MDLMForMaskedLM) else {"sampler": "autoregressive"}
+    assert lm.draws["own"].items() >= own.items()
+
+
+def test_a_generation_config_counts_where_the_class_is_asked_to_follow_it(law, tokenizer):
+    model = of_law(MDLMForMaskedLM, law)
+    model.generation_config = DiffusionGenerationConfig(temperature=0.0, steps=3)
+    draws = {}
+    for follow in (True, False):
+        lm = TaskModel(model, tokenizer, follow_generation_config=follow)
+        lm.generate_until([asked("the", {"max_gen_toks": 2, "do_sample": True})])
+        draws[follow] = lm.draws["own"]["temperature"], lm.draws["own"]["steps"]
+    assert draws == {True: (0.0, 3), False: (1.0, 64)}
+
+
 # The harness itself
 
 
@@ -253,6 +276,22 @@ def test_perplexities_of_words_are_those_by_hand(evaluated):
 def test_answers_are_sampled(evaluated):
     row = evaluated.rows["tiny_answers"]
     assert (row.metrics["exact_match"], row.noise_se) == (1, None)
+    assert (row.draw["sampler"], row.draw["steps"], row.draw["temperature"]) == ("dilated", 2, 0)
+
+
+def test_a_task_without_answers_has_no_draw(evaluated):
+    assert evaluated.rows["tiny_choices"].draw is None
+
+
+def test_a_measurement_of_tasks_does_not_follow_the_generation_config(
+    harness, tasks, law, tokenizer
+):
+    model = of_law(MDLMForMaskedLM, law)
+    model.generation_config = DiffusionGenerationConfig(sampler="ancestral", steps=3)
+    (row,) = harness.evaluate_tasks(
+        model, tokenizer, ["tiny_answers"], include_path=tasks, include_defaults=False
+    )
+    assert (row.draw["sampler"], row.draw["steps"]) == ("dilated", 64)
 
 
 def test_progress_is_told_of_every_request(evaluated):

@@ -14,6 +14,7 @@ from sdtt.evaluation.protocol import (
     Protocol,
     Readability,
     RealText,
+    Tasks,
     load_protocol,
     written,
 )
@@ -134,6 +135,17 @@ def test_a_text_that_was_edited_makes_another_request(tmp_path, changes):
     assert not requests() & first
 
 
+def test_how_answers_are_sampled_is_part_of_the_request_of_a_task():
+    def request(subject, **sampling):
+        asked = protocol(metrics=("tasks",), tasks=Tasks(names=("gsm8k",), sampling=sampling))
+        (group,) = groups_of(asked, [subject])
+        return group.request(group.jobs[0])
+
+    assert request(STUDENT) == request(STUDENT, sampler="dilated", steps=64)
+    assert len({request(STUDENT, **how) for how in ({}, {"steps": 8}, {"temperature": 1.0})}) == 3
+    assert request(CAUSAL) == request(CAUSAL, steps=8) != request(CAUSAL, temperature=1.0)
+
+
 def test_files_of_samples_have_names_of_their_own():
     found = groups_of(protocol(control_temperatures=(0.9,)), [TEACHER, STUDENT])
     names = [group.file for group in found]
@@ -147,6 +159,7 @@ def test_a_protocol_is_read_back_as_it_was_written(tmp_path):
         mauve=MauveSettings("book", draws=protocol().draws),
         real_text=RealText("book"),
         autoregressive=(Autoregressive(),),
+        tasks=Tasks(sampling={"sampler": "first_hitting", "banned": (3, 4)}),
     )
     (tmp_path / "mine.yaml").write_text(written(asked))
     assert load_protocol(tmp_path / "mine.yaml") == asked
@@ -196,6 +209,9 @@ def test_the_protocols_that_come_along_can_be_read_by_name(name):
         ("bound: {noise_samples: 3}", "noise samples must be 1 or an even number, got 3"),
         ("tasks: {noise_samples: 3}", "noise samples must be 1 or an even number, got 3"),
         ("lambada: {exact_up_to: 20}", r"exact_tokens must lie in \[0, 16\], got 20"),
+        ("tasks: {sampling: {seed: 1}}", "sampling of tasks has no 'seed'"),
+        ("tasks: {sampling: {steps: 0}}", "steps must be at least 1, got 0"),
+        ("tasks: {sampling: 4}", "sampling is a mapping of names to settings, got 4"),
         ("latency: {sampler: dilatd}", "dilatd"),
         ("latency: {steps: [2, 2]}", "steps names 2 twice"),
         ("mauve: {text: x, scale: -1.0}", "mauve: scale must be a positive number, got -1.0"),

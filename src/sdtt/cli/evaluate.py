@@ -151,7 +151,8 @@ def evaluate(settings: EvaluateSettings, sampling: Given[SampleSettings]) -> Non
     that is added needs no new sampling. `sdtt report OUTPUT` makes tables and figures of them, with
     each student beside its teacher cooled to the same entropy. The order is dilated by default;
     published numbers are of `--sampler ancestral`. What a model's generation_config.json says is
-    not followed here. Under `accelerate launch -m sdtt evaluate ...` the work is split.
+    not followed here, in answers to tasks neither. Under `accelerate launch -m sdtt evaluate ...`
+    the work is split.
     """
     logging.disable_progress_bar()
     # accelerate looks for no other processes without an accelerator, unless it is told of none
@@ -272,7 +273,7 @@ def _of_flags(
         autoregressive=(causal,),
         real_text=None if real is None else RealText(real, count),
         bound=Bound(text=settings.text) if settings.text else Bound(),
-        tasks=Tasks(**_of_tasks(settings, None)),
+        tasks=Tasks(**_of_tasks(settings, None), sampling=_of_answers(settings, sampling)),
     )
 
 
@@ -280,6 +281,12 @@ def _of_tasks(settings: EvaluateSettings, folder: str | None) -> dict[str, Any]:
     """What the flags say of tasks."""
     path = settings.include_path
     return {"names": settings.tasks, "include_path": folder if path is None else str(path)}
+
+
+def _of_answers(settings: EvaluateSettings, sampling: Given[SampleSettings]) -> Mapping[str, Any]:
+    """What the flags say of how answers to tasks are sampled: of several steps none."""
+    own = {n: value for n, value in sampling.values.items() if n not in ("seed", "batch_size")}
+    return {**own, "steps": settings.steps[0]} if len(settings.steps) == 1 else own
 
 
 def _line(record: Record) -> str:

@@ -37,6 +37,7 @@ class TaskResult:
             its name follows, as in exact_match_strict_match. None where the harness has no error.
         noise_se: Root mean square of the standard error of a request's log-likelihood by the masks
             that were drawn, in nats; 0 where all is exact, None where no likelihood was asked for.
+        draw: Every setting that answers were sampled with; None where none were asked for.
     """
 
     task: str
@@ -45,6 +46,7 @@ class TaskResult:
     version: str
     metrics: Mapping[str, float | None]
     noise_se: float | None
+    draw: Mapping[str, Any] | None = None
 
 
 def evaluate_tasks(
@@ -76,7 +78,8 @@ def evaluate_tasks(
         include_path: A folder of further tasks, as YAML.
         include_defaults: Whether the harness's own tasks are looked through.
         progress: Makes progress bars; what the harness itself prints is held back.
-        **sampling: How answers are sampled; see ``TaskModel``.
+        **sampling: How answers are sampled, see ``TaskModel``; what is left open is as the task
+            says, or the library's default, whatever the model's generation_config.json says.
 
     Returns:
         One a task and group, in the harness's order.
@@ -96,6 +99,7 @@ def evaluate_tasks(
             seed=seed,
             batch_size=batch_size,
             progress=None if progress is None else _aloud(progress, streams),
+            follow_generation_config=False,
             **sampling,
         )
         try:
@@ -177,6 +181,7 @@ def _result(task: str, found: Mapping[str, Any], lm: TaskModel) -> TaskResult:
         version=str(found.get("versions", {}).get(task)),
         metrics=metrics,
         noise_se=math.sqrt(sum(e**2 for e in errors) / len(errors)) if errors else None,
+        draw=lm.draws.get(task),
     )
 
 

@@ -13,7 +13,9 @@ from sdtt.evaluation.drawing import Draw
 from sdtt.evaluation.protocol import OF_SAMPLES, Grid, MauveSettings, Protocol
 from sdtt.evaluation.records import JUDGES
 from sdtt.evaluation.subjects import Subject, fingerprint_of
+from sdtt.evaluation.task_model import CAUSAL, LAW
 from sdtt.evaluation.texts import fingerprint_of_text
+from sdtt.sampling.settings import SampleSettings
 
 UNCONDITIONAL = tuple(name for name in OF_SAMPLES if name not in ("mauve", "self_bleu"))
 """Metrics of unconditional samples; the other two are of continuations."""
@@ -28,10 +30,12 @@ class Job:
     Attributes:
         metric: "samples", or one of ``protocol.METRICS``.
         settings: What is asked for, as plain values.
+        answers: How answers are sampled where a task has any: only then a record says it.
     """
 
     metric: str
     settings: Settings
+    answers: Settings | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class Group:
         texts = [job.settings.get(name) for name in ("text", "reference")]
         texts += [self.draw.prompted["prompts"]] if self.draw and self.draw.prompted else []
         files += [found for found in map(fingerprint_of_text, filter(None, texts)) if found]
-        return digest([job.metric, who, draw, job.settings, files])
+        answers = [] if job.answers is None else [job.answers]
+        return digest([job.metric, who, draw, job.settings, files, *answers])
 
     @property
     def file(self) -> str:
@@ -238,11 +243,19 @@ def _of_model(protocol: Protocol, subject: Subject) -> Iterator[Job]:
             for text in protocol.bound.text:
                 yield Job(name, {**own, "text": text})
         elif name == "tasks":
-            own = _without(dataclasses.asdict(protocol.tasks), "batch_size", "names")
+            own = _without(dataclasses.asdict(protocol.tasks), "batch_size", "names", "sampling")
             for task in protocol.tasks.names:
-                yield Job(name, {"task": task, **own})
+                yield Job(name, {"task": task, **own}, _answers(protocol.tasks.sampling, subject))
         elif name == "latency":
             yield Job(name, _latency(protocol, subject))
+
+
+def _answers(given: Settings, subject: Subject) -> dict[str, Any]:
+    """Every setting of answers, but what is left to the tasks themselves."""
+    if subject.kind == "autoregressive":
+        return {name: given[name] for name in CAUSAL if name in given}
+    left = {"seed", "batch_size", *LAW} - given.keys()
+    return _without(SampleSettings(**given).record(), *left)
 
 
 def _latency(protocol: Protocol, subject: Subject) -> dict[str, Any]:
