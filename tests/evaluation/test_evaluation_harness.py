@@ -233,6 +233,8 @@ def tasks(tmp_path_factory):
     for name, rows in docs.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     texts = {"choices": CHOICES, "words": WORDS, "answers": ANSWERS}
+    texts["shots"] = WORDS.replace("tiny_words", "tiny_shots")
+    texts["shots"] += "fewshot_split: test\nnum_fewshot: 1\n"
     texts["absent"] = WORDS.replace("tiny_words", "absent").replace(": json", ": nobody/nothing")
     for name, text in texts.items():
         (folder / f"{name}.yaml").write_text(text.format(folder=folder))
@@ -292,6 +294,17 @@ def test_a_measurement_of_tasks_does_not_follow_the_generation_config(
         model, tokenizer, ["tiny_answers"], include_path=tasks, include_defaults=False
     )
     assert (row.draw["sampler"], row.draw["steps"]) == ("dilated", 64)
+
+
+def test_a_task_may_say_its_number_of_shots_itself(harness, tasks, law, tokenizer):
+    model, options = of_law(CausalLM, law), {"include_path": tasks, "include_defaults": False}
+    shots = {
+        asked: harness.evaluate_tasks(
+            model, tokenizer, ["tiny_shots"], num_fewshot=asked, **options
+        )[0].num_fewshot
+        for asked in (None, 0)
+    }
+    assert shots == {None: 1, 0: 0}
 
 
 def test_progress_is_told_of_every_request(evaluated):

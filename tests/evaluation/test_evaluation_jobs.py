@@ -135,6 +135,18 @@ def test_a_text_that_was_edited_makes_another_request(tmp_path, changes):
     assert not requests() & first
 
 
+def test_a_protocol_may_leave_the_number_of_shots_to_the_task(tmp_path):
+    def request(shots):
+        (tmp_path / "p.yaml").write_text(f"metrics: tasks\ntasks: {{names: mmlu{shots}}}")
+        asked = load_protocol(tmp_path / "p.yaml")
+        (group,) = groups_of(asked, [STUDENT])
+        return asked.tasks.num_fewshot, group.request(group.jobs[0])
+
+    own, none = request(", num_fewshot: null"), request("")
+    assert (own[0], none[0]) == (None, 0)
+    assert own[1] != none[1]
+
+
 def test_how_answers_are_sampled_is_part_of_the_request_of_a_task():
     def request(subject, **sampling):
         asked = protocol(metrics=("tasks",), tasks=Tasks(names=("gsm8k",), sampling=sampling))
@@ -209,6 +221,7 @@ def test_the_protocols_that_come_along_can_be_read_by_name(name):
         ("bound: {noise_samples: 3}", "noise samples must be 1 or an even number, got 3"),
         ("tasks: {noise_samples: 3}", "noise samples must be 1 or an even number, got 3"),
         ("lambada: {exact_up_to: 20}", r"exact_tokens must lie in \[0, 16\], got 20"),
+        ("tasks: {num_fewshot: -1}", "num_fewshot must be at least 0, got -1"),
         ("tasks: {sampling: {seed: 1}}", "sampling of tasks has no 'seed'"),
         ("tasks: {sampling: {steps: 0}}", "steps must be at least 1, got 0"),
         ("tasks: {sampling: 4}", "sampling is a mapping of names to settings, got 4"),

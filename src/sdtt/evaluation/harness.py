@@ -31,7 +31,7 @@ class TaskResult:
     Attributes:
         task: Its name.
         examples: How many documents were scored.
-        num_fewshot: Examples in the context of each.
+        num_fewshot: Examples in the context of each; None of a group whose tasks differ.
         version: Of the task's definition.
         metrics: Such as acc and acc_se, acc_norm and acc_norm_se; of a filter other than "none"
             its name follows, as in exact_match_strict_match. None where the harness has no error.
@@ -42,7 +42,7 @@ class TaskResult:
 
     task: str
     examples: int
-    num_fewshot: int
+    num_fewshot: int | None
     version: str
     metrics: Mapping[str, float | None]
     noise_se: float | None
@@ -177,7 +177,7 @@ def _result(task: str, found: Mapping[str, Any], lm: TaskModel) -> TaskResult:
     return TaskResult(
         task=task,
         examples=int(row.get("sample_len") or 0),
-        num_fewshot=int(found.get("n-shot", {}).get(task) or 0),
+        num_fewshot=found.get("n-shot", {}).get(task),
         version=str(found.get("versions", {}).get(task)),
         metrics=metrics,
         noise_se=math.sqrt(sum(e**2 for e in errors) / len(errors)) if errors else None,

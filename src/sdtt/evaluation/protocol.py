@@ -233,6 +233,7 @@ class Tasks:
     Attributes:
         names: Of tasks, groups or tags, or patterns of them.
         include_path: A folder of tasks of one's own, as YAML of the harness.
+        num_fewshot: Examples in each context; what each task says if None.
         sampling: Field of ``SampleSettings`` to its value, of tasks with answers that are written.
             What it leaves open is as the task says (temperature, top_p and top_k; greedy where it
             does not sample), else the library's default, for every model alike.
@@ -240,7 +241,7 @@ class Tasks:
 
     names: tuple[str, ...] = ()
     include_path: str | None = None
-    num_fewshot: int = 0
+    num_fewshot: int | None = 0
     limit: int | None = None
     noise_samples: int = 128
     batch_size: int = 64
@@ -250,6 +251,8 @@ class Tasks:
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
         _positive(self, "limit", "noise_samples", "batch_size")
+        if self.num_fewshot is not None and self.num_fewshot < 0:
+            raise ValueError(f"num_fewshot must be at least 0, got {self.num_fewshot}")
         Noise(samples=self.noise_samples)
         fields = [each.name for each in dataclasses.fields(SampleSettings)]
         own = [name for name in fields if name not in ("seed", "batch_size")]
