@@ -1,10 +1,12 @@
 import json
 import logging
 import math
+import random
 import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -316,6 +318,52 @@ def test_progress_is_told_of_every_request(evaluated):
 
 def test_a_run_leaves_generators_and_loggers_as_they_were(evaluated):
     assert evaluated.unchanged
+
+
+SHUFFLE = """
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def shuffle(docs):
+    drawn = random.random(), np.random.random(), torch.rand(()).item()
+    Path(__file__).with_name("drawn").write_text(str(drawn))
+    return docs
+"""
+
+
+def test_a_task_that_shuffles_by_a_global_generator_does_so_by_the_seed(
+    harness, tmp_path, law, tokenizer
+):
+    (tmp_path / "own.py").write_text(SHUFFLE)
+    (tmp_path / "words.jsonl").write_text(json.dumps({"text": "the cat"}))
+    task = WORDS.format(folder=tmp_path) + "process_docs: !function own.shuffle\n"
+    (tmp_path / "own.yaml").write_text(task)
+    options = {"include_path": tmp_path, "include_defaults": False}
+    drawn = []
+    for seed in (0, 0, 1):
+        harness.evaluate_tasks(
+            of_law(CausalLM, law), tokenizer, ["tiny_words"], seed=seed, **options
+        )
+        drawn.append((tmp_path / "drawn").read_text().split(", "))
+    assert drawn[0] == drawn[1]
+    assert all(one != other for one, other in zip(drawn[0], drawn[2], strict=True))
+
+
+def test_the_generators_of_the_caller_go_on_where_they_were(harness):
+    def drawn():
+        return random.random(), np.random.random(), torch.rand(()).item()  # noqa: NPY002
+
+    with harness._seeded(1):
+        here = drawn()
+        with harness._seeded(1):
+            assert drawn() == here
+        later = drawn()
+    with harness._seeded(1):
+        assert (drawn(), drawn()) == (here, later)
 
 
 def test_an_unknown_task_is_refused_with_the_nearest_names(harness, tasks, law, tokenizer):

@@ -10,12 +10,16 @@ import io
 import logging
 import math
 import os
+import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
 
 from sdtt.evaluation.task_index import find_tasks, harness_module
 from sdtt.evaluation.task_model import NOISE_SAMPLES, Progress, TaskModel
@@ -73,7 +77,8 @@ def evaluate_tasks(
         num_fewshot: Examples in each context; what the task says if None.
         limit: Only the first so many documents of each task.
         noise_samples: Sets of masks for each continuation of a denoiser.
-        seed: Of masks, answers and few-shot examples.
+        seed: Of masks, answers and few-shot examples, and of tasks that shuffle by a global
+            generator; the caller's generators are left as they were.
         batch_size: Texts a pass; by memory if None.
         include_path: A folder of further tasks, as YAML.
         include_defaults: Whether the harness's own tasks are looked through.
@@ -90,7 +95,7 @@ def evaluate_tasks(
     """
     harness_lm = harness_class()
     evaluator = harness_module("lm_eval.evaluator")
-    with _quiet() as streams:
+    with _quiet() as streams, _seeded(seed):
         manager, names = find_tasks(tasks, include_path, include_defaults=include_defaults)
         lm = harness_lm(
             model,
@@ -111,7 +116,7 @@ def evaluate_tasks(
                 bootstrap_iters=BOOTSTRAP,
                 log_samples=False,
                 task_manager=manager,
-                random_seed=None,  # the state of these generators is the caller's
+                random_seed=None,  # these are seeded above, and given back as they were
                 numpy_random_seed=None,
                 torch_random_seed=None,
                 fewshot_random_seed=seed,
@@ -210,6 +215,21 @@ def _quiet() -> Iterator[Streams]:
             del os.environ["DISABLE_MULTIPROC"]
         else:
             os.environ["DISABLE_MULTIPROC"] = before
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """The global generators at a seed, and after that as they were: tasks shuffle by them."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)  # those of accelerators shuffle nothing
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
 
 
 def _aloud(progress: Progress, streams: Streams) -> Progress:
