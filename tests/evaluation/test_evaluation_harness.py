@@ -388,6 +388,34 @@ def test_data_that_cannot_be_loaded_is_one_line_with_the_way_out(harness, tasks,
         )
 
 
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("nowhere.py", r"\(Dataset scripts are no longer .*\); datasets runs no scripts any more"),
+        ("words.jsonl", r"\(An error occurred while generating .*\); look whether its files are"),
+    ],
+    ids=["a script", "a damaged file"],
+)
+def test_data_that_is_not_as_datasets_wants_it_is_one_line_too(
+    harness, tmp_path, law, tokenizer, file, words
+):
+    folder = tmp_path / "nowhere"
+    folder.mkdir()
+    (folder / file).write_text('{"text": ')
+    (tmp_path / "own.yaml").write_text(
+        f"task: own\ndataset_path: {folder}\ntest_split: test\noutput_type: loglikelihood\n"
+        "doc_to_text: the\ndoc_to_target: cat\nmetric_list: [{metric: acc}]\n"
+    )
+    with pytest.raises(ValueError, match=f"cannot load the data of own {words}"):
+        harness.evaluate_tasks(
+            of_law(CausalLM, law),
+            tokenizer,
+            ["own"],
+            include_path=tmp_path,
+            include_defaults=False,
+        )
+
+
 def test_the_declared_class_is_a_model_of_the_harness(harness):
     from lm_eval.api.model import LM
 

@@ -121,11 +121,13 @@ def evaluate_tasks(
                 torch_random_seed=None,
                 fewshot_random_seed=seed,
             )
-        except OSError as error:  # of datasets: not there, or no network
+        except Exception as error:
+            way_out = _way_out_of(error)
+            if way_out is None:
+                raise
             reason = str(error).strip().split("\n")[0]
             raise ValueError(
-                f"the harness cannot load the data of {', '.join(names)} ({reason}); "
-                "fetch it where there is a network"
+                f"the harness cannot load the data of {', '.join(names)} ({reason}); {way_out}"
             ) from error
     return [_result(task, found, lm) for task in found["results"]]
 
@@ -164,6 +166,20 @@ def __getattr__(attribute: str) -> Any:
     if attribute == "HarnessLM":
         return harness_class()
     raise AttributeError(f"module {__name__!r} has no attribute {attribute!r}")
+
+
+def _way_out_of(error: Exception) -> str | None:
+    """What may be done about data that ``datasets`` does not load; None of another error."""
+    if isinstance(error, OSError):  # not there, or no network
+        return "fetch it where there is a network"
+    if isinstance(error, RuntimeError) and str(error).startswith("Dataset scripts"):
+        return (
+            "datasets runs no scripts any more: copy the task into --include-path, with a "
+            "dataset_path that holds the data as files"
+        )
+    if isinstance(error, harness_module("datasets").exceptions.DatasetsError):
+        return "look whether its files are whole, and as the task says"
+    return None
 
 
 def _result(task: str, found: Mapping[str, Any], lm: TaskModel) -> TaskResult:
