@@ -172,6 +172,25 @@ def test_a_model_is_loaded_from_its_folder_with_its_tokenizer(tmp_path, law, tok
         assert found[0] == (pytest.approx(math.log(1 / 2), rel=1e-5), True)
 
 
+def test_an_argument_that_there_is_not_is_refused_with_those_there_are(law, tokenizer):
+    model = of_law(CausalLM, law)
+    with pytest.raises(ValueError, match=r"no argument 'noise_sample'; .* noise_samples, .* steps"):
+        TaskModel(model, tokenizer, noise_sample=32)
+
+
+@pytest.mark.parametrize("batch", ["auto", "auto:4", None])
+def test_an_automatic_batch_is_by_memory(law, tokenizer, batch):
+    assert TaskModel(of_law(CausalLM, law), tokenizer, batch_size=batch).batch_size is None
+
+
+@pytest.mark.parametrize("batch", ["many", 0, "-1"])
+def test_a_batch_that_is_no_number_of_texts_is_refused(law, tokenizer, batch):
+    with pytest.raises(
+        ValueError, match=f'batch_size must be at least 1, or "auto", got .*{batch}'
+    ):
+        TaskModel(of_law(CausalLM, law), tokenizer, batch_size=batch)
+
+
 def test_another_causal_model_scores_a_text_behind_its_end_of_text_in_windows(tokenizer):
     torch.manual_seed(0)
     shape = {"n_positions": 8, "n_embd": 16, "n_layer": 1, "n_head": 2, "initializer_range": 0.4}

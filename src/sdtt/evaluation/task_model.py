@@ -1,5 +1,7 @@
 """What the evaluation harness asks of a model: likelihoods of strings, and texts up to a stop."""
 
+import dataclasses
+import inspect
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,13 +55,16 @@ class TaskModel:
         noise_samples: Sets of masks for each continuation; shorter ones are computed exactly where
             that takes no more passes.
         seed: Of masks and answers.
-        batch_size: Texts a pass; by memory if None.
+        batch_size: Texts a pass; by memory if None or, as the harness says it, "auto".
         device: Where a folder or name is loaded to.
         progress: Makes progress bars.
         follow_generation_config: Whether what ``sampling`` leaves open is as the model's
             generation_config.json says, as in ``sdtt generate``; else it is the library's default.
         **sampling: Fields of ``SampleSettings`` for answers: sampler, steps and others, which only
             a denoiser has; temperature, top_p and top_k, which win over what a task says.
+
+    Raises:
+        ValueError: If an argument is unknown, or the batch is no number of texts.
     """
 
     def __init__(
@@ -77,13 +82,14 @@ class TaskModel:
         **sampling: Any,
     ) -> None:
         super().__init__()
+        _check_known(sampling)
         if isinstance(pretrained, str | Path):
             tokenizer = tokenizer or load_tokenizer_of(pretrained)
             loaded = load_model(pretrained, causal=causal).to(device or "cpu")
             pretrained = in_multiplied_dtype(loaded)
         self.model, self.tokenizer = pretrained, tokenizer
         self.noise = Noise(samples=noise_samples, seed=seed)
-        self.batch_size = None if batch_size is None else int(batch_size)
+        self.batch_size = _texts_a_pass(batch_size)
         self.progress: Progress = progress or (lambda *_: nullcontext(lambda _: None))
         self.follow_generation_config = follow_generation_config
         self.sampling = sampling
@@ -273,6 +279,29 @@ class TaskModel:
         hook = getattr(self, "cache_hook", None)
         if hook is not None:
             hook.add_partial(kind, args, result)
+
+
+def _check_known(sampling: Mapping[str, Any]) -> None:
+    """Refuses arguments that there are not."""
+    own = list(inspect.signature(TaskModel).parameters)[:-1]
+    fields = [each.name for each in dataclasses.fields(SampleSettings)]
+    known = list(dict.fromkeys([*own, *fields]))
+    for argument in sampling:
+        if argument not in known:
+            raise ValueError(f"sdtt has no argument {argument!r}; there are {', '.join(known)}")
+
+
+def _texts_a_pass(batch_size: int | str | None) -> int | None:
+    """A batch as the harness says it: a number, or "auto" (also "auto:N"), which is None here."""
+    if batch_size is None or str(batch_size).partition(":")[0] == "auto":
+        return None
+    try:
+        texts = int(batch_size)
+    except ValueError:
+        texts = 0
+    if texts < 1:
+        raise ValueError(f'batch_size must be at least 1, or "auto", got {batch_size!r}')
+    return texts
 
 
 def _until(ids: list[int], stop: int | None) -> list[int]:
