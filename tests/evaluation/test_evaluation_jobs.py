@@ -158,6 +158,39 @@ def test_how_answers_are_sampled_is_part_of_the_request_of_a_task():
     assert request(CAUSAL) == request(CAUSAL, steps=8) != request(CAUSAL, temperature=1.0)
 
 
+@pytest.mark.parametrize(
+    ("changes", "copy"),
+    [
+        ({"metrics": ("bound",), "bound": Bound(text=("gutenberg",))}, "gutenberg/test.jsonl.xz"),
+        ({"metrics": ("lambada",)}, "lambada/lambada_openai_test.jsonl.xz"),
+    ],
+    ids=["bound", "lambada"],
+)
+def test_a_copy_of_a_named_text_that_was_edited_makes_another_request(tmp_path, changes, copy):
+    file = tmp_path / copy
+    file.parent.mkdir()
+    requests = []
+    for text in ("the best of times", "the best of times", "the worst of times"):
+        file.write_text(text)
+        (group,) = groups_of(protocol(**changes), [LONG], tmp_path)
+        requests.append(group.request(group.jobs[0]))
+    assert requests[0] == requests[1] != requests[2]
+
+
+@pytest.mark.parametrize("name", ["own.yaml", "own.py", "data/questions.jsonl"])
+def test_a_task_of_ones_own_that_was_edited_makes_another_request(tmp_path, name):
+    tasks = Tasks(names=("own",), include_path=str(tmp_path))
+    (group,) = groups_of(protocol(metrics=("tasks",), tasks=tasks), [STUDENT])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "__pycache__").mkdir()
+    requests = []
+    for text in ("one", "one", "two"):
+        (tmp_path / name).write_text(text)
+        (tmp_path / f"__pycache__/{len(requests)}.pyc").write_text("of python")
+        requests.append(group.request(group.jobs[0]))
+    assert requests[0] == requests[1] != requests[2]
+
+
 def test_files_of_samples_have_names_of_their_own():
     found = groups_of(protocol(control_temperatures=(0.9,)), [TEACHER, STUDENT])
     names = [group.file for group in found]

@@ -164,13 +164,13 @@ def evaluate(settings: EvaluateSettings, sampling: Given[SampleSettings]) -> Non
         length = next((one.length for one in subjects if one.length), None)
         text = protocol.real_text.text
         # its ids are of the first model's tokenizer
-        of_text = list(filter(None, [fingerprint_of_text(text)]))
+        of_text = list(filter(None, [fingerprint_of_text(text, settings.data_root)]))
         cut_by = digest([text, subjects[0].source, subjects[0].fingerprint, *of_text])
         subjects.append(Subject("real text", text, "text", length=length, fingerprint=cut_by))
     tokenizer = settings.tokenizer or protocol.judge
     subjects += sample_subjects(settings.samples, tokenizer, subjects)
     context = Context(protocol, subjects, settings.data_root, settings.tokenizer)
-    asked = groups_of(protocol, subjects)
+    asked = groups_of(protocol, subjects, settings.data_root)
     _say_unmeasured(protocol, asked)
     settings.output.mkdir(parents=True, exist_ok=True)
     if share.index == 0:
