@@ -142,6 +142,14 @@ def test_a_folder_of_tasks_without_tasks_is_refused(evaluate, tmp_path):
     assert "--include-path is the folder of --tasks: name those" in result.stderr
 
 
+def test_a_folder_of_texts_that_is_not_there_is_refused_at_the_start(evaluate, tmp_path):
+    absent = str(tmp_path / "txts")
+    result = evaluate("--model", "student", "--text", "wikitext-2", "--data-root", absent)
+    assert result.exit_code == 2
+    assert f"--data-root {absent}: there is no such folder" in " ".join(result.stderr.split())
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_processes_on_cpus_deal_the_work_among_them(tmp_path):
     files = [write(tmp_path / f"{each}.jsonl", "The old man said.", "Yes.") for each in "ab"]

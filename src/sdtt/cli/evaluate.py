@@ -110,6 +110,8 @@ class EvaluateSettings:
         for file in self.samples:
             if not file.is_file():
                 raise ValueError(f"--samples {file}: there is no such file")
+        if self.data_root is not None and not self.data_root.is_dir():
+            raise ValueError(f"--data-root {self.data_root}: there is no such folder")
         if self.include_path is not None and not self.tasks:
             raise ValueError("--include-path is the folder of --tasks: name those to evaluate")
         if self.output.is_file():

@@ -136,10 +136,17 @@ def text_source(name: str, data_root: Path | str | None = None) -> TextSource:
 
 
 def local_copy(text: Text, data_root: Path | str | None) -> Path | None:
-    """The file of a text below a folder of data; None where there is none."""
+    """The file of a text below a folder of data; None where there is none.
+
+    Raises:
+        ValueError: If the folder itself is not there.
+    """
     if data_root is None or text.local is None:
         return None
-    path = Path(data_root).expanduser() / text.local
+    root = Path(data_root).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"there is no folder of texts {data_root}")
+    path = root / text.local
     return path if path.exists() else None
 
 
