@@ -150,6 +150,25 @@ def test_a_folder_of_texts_that_is_not_there_is_refused_at_the_start(evaluate, t
     assert not (tmp_path / "out").exists()
 
 
+def test_real_text_without_a_model_is_refused_or_said_not_to_be_measured(evaluate, tmp_path):
+    file = write(tmp_path / "theirs.jsonl", "The old man said.", "Yes, again.")
+    result = evaluate("--samples", file, "--real-text", file)
+    assert result.exit_code == 2
+    assert "--real-text is cut by the tokenizer of a model: give --model" in result.stderr
+    (tmp_path / "p.yaml").write_text(f"metrics: diversity\nreal_text: {{text: {file}}}")
+    result = evaluate("--samples", file, "--protocol", str(tmp_path / "p.yaml"))
+    assert result.exit_code == 0, result.stderr
+    assert "not measured: real text" in result.stderr
+
+
+@pytest.mark.parametrize(("flag", "metric"), [("--text", "bound"), ("--tasks", "tasks")])
+def test_what_the_metrics_leave_out_is_refused(evaluate, flag, metric):
+    result = evaluate("--model", "judge", "--metrics", "perplexity,latency", flag, "one,two")
+    assert result.exit_code == 2
+    said = " ".join(result.stderr.split())
+    assert f"{flag} one,two is of the metric {metric}, which --metrics" in said
+
+
 @pytest.mark.slow
 def test_processes_on_cpus_deal_the_work_among_them(tmp_path):
     files = [write(tmp_path / f"{each}.jsonl", "The old man said.", "Yes.") for each in "ab"]

@@ -114,6 +114,9 @@ class EvaluateSettings:
             raise ValueError(f"--data-root {self.data_root}: there is no such folder")
         if self.include_path is not None and not self.tasks:
             raise ValueError("--include-path is the folder of --tasks: name those to evaluate")
+        if self.real_text is not None and not self.model:
+            raise ValueError("--real-text is cut by the tokenizer of a model: give --model")
+        self._check_metrics()
         if self.output.is_file():
             raise ValueError(f"--output {self.output} is a file; records go into a folder")
         plain = {each.name: each.default for each in dataclasses.fields(self)}
@@ -121,6 +124,15 @@ class EvaluateSettings:
         given = [name for name in names if getattr(self, name) != plain[name]]
         if self.protocol is not None and given:
             raise _contradicts(given[0])
+
+    def _check_metrics(self) -> None:
+        """Refuses what the metrics that are named would leave unread."""
+        for flag, asked, metric in (("text", self.text, "bound"), ("tasks", self.tasks, "tasks")):
+            if asked and self.metrics and metric not in self.metrics:
+                raise ValueError(
+                    f"--{flag} {','.join(asked)} is of the metric {metric}, which --metrics "
+                    f"{','.join(self.metrics)} leaves out: add it, or leave --{flag} out"
+                )
 
 
 @dataclass
@@ -207,6 +219,9 @@ def _say_unmeasured(protocol: Protocol, asked: Sequence[Group]) -> None:
         raise ValueError(f"there is nothing to measure: {words or 'the protocol has no metric'}")
     if left:
         note(f"not measured: {words}")
+    kinds = {group.subject.kind for group in asked}
+    if protocol.real_text is not None and kinds == {"samples"}:
+        note("not measured: real text, which is cut by the tokenizer of a model; give --model")
 
 
 def _protocol(
