@@ -3734,8 +3734,8 @@ MUTANTS = [
     Mutant(
         "an edited text is measured already",
         "evaluation/jobs.py",
-        "files += [found for found in map(fingerprint_of_text, filter(None, texts)) if found]",
-        "del texts",
+        "found = [fingerprint_of_text(text, self.data_root) for text in filter(None, texts)]",
+        "found = []",
         ("evaluation/test_evaluation_jobs.py::test_a_text_that_was_edited_makes_another_request",),
     ),
     Mutant(

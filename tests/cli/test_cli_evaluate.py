@@ -108,9 +108,65 @@ def test_a_task_of_a_folder_of_ones_own_is_measured(evaluate, tmp_path):
     assert (record.settings["task"], record.result["acc"]) == ("which_goes_on", 1)
 
 
+ANSWERS = """
+task: what_goes_on
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {folder}/questions.jsonl}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{context}}}}"
+doc_to_target: "{{{{context}}}}"
+generation_kwargs: {{max_gen_toks: 2}}
+metric_list: [{{metric: exact_match}}]
+"""
+
+
+def test_answers_to_a_task_are_sampled_as_the_flags_say_and_the_record_tells(evaluate, tmp_path):
+    pytest.importorskip("lm_eval", reason="pip install sdtt[evaluation]")
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "own.yaml").write_text(ANSWERS.format(folder=folder))
+    (folder / "questions.jsonl").write_text(json.dumps({"context": "The old"}))
+    words = ["--metrics", "tasks", "--tasks", "what_goes_on", "--include-path", str(folder)]
+    how = ["--sampler", "ancestral", "--steps", "2"]
+    result = evaluate("--model", "student", *words, *how)
+    assert result.exit_code == 0, result.stderr
+    (record,) = read_folder(tmp_path / "out")
+    # the student's generation_config.json says temperature 0.8, and the task says nothing
+    assert (record.draw["sampler"], record.draw["steps"]) == ("ancestral", 2)
+    assert record.draw["temperature"] == 0
+
+
 def test_a_folder_of_tasks_without_tasks_is_refused(evaluate, tmp_path):
     result = evaluate("--model", "judge", "--include-path", str(tmp_path))
     assert "--include-path is the folder of --tasks: name those" in result.stderr
+
+
+def test_a_folder_of_texts_that_is_not_there_is_refused_at_the_start(evaluate, tmp_path):
+    absent = str(tmp_path / "txts")
+    result = evaluate("--model", "student", "--text", "wikitext-2", "--data-root", absent)
+    assert result.exit_code == 2
+    assert f"--data-root {absent}: there is no such folder" in " ".join(result.stderr.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_real_text_without_a_model_is_refused_or_said_not_to_be_measured(evaluate, tmp_path):
+    file = write(tmp_path / "theirs.jsonl", "The old man said.", "Yes, again.")
+    result = evaluate("--samples", file, "--real-text", file)
+    assert result.exit_code == 2
+    assert "--real-text is cut by the tokenizer of a model: give --model" in result.stderr
+    (tmp_path / "p.yaml").write_text(f"metrics: diversity\nreal_text: {{text: {file}}}")
+    result = evaluate("--samples", file, "--protocol", str(tmp_path / "p.yaml"))
+    assert result.exit_code == 0, result.stderr
+    assert "not measured: real text" in result.stderr
+
+
+@pytest.mark.parametrize(("flag", "metric"), [("--text", "bound"), ("--tasks", "tasks")])
+def test_what_the_metrics_leave_out_is_refused(evaluate, flag, metric):
+    result = evaluate("--model", "judge", "--metrics", "perplexity,latency", flag, "one,two")
+    assert result.exit_code == 2
+    said = " ".join(result.stderr.split())
+    assert f"{flag} one,two is of the metric {metric}, which --metrics" in said
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
 import json
 import logging
 import math
+import random
 import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -13,6 +15,7 @@ from sdtt.data.tokenizer import train_tokenizer
 from sdtt.evaluation.task_model import TaskModel
 from sdtt.models.causal import CausalConfig, CausalLM
 from sdtt.models.mdlm import MDLMConfig, MDLMForMaskedLM
+from sdtt.sampling.generation import DiffusionGenerationConfig
 
 SHAPE = {"model_length": 24, "hidden_dim": 16, "n_blocks": 1, "n_heads": 2}
 SHAPE |= {"bos_token_id": 0, "eos_token_id": 0}
@@ -169,6 +172,25 @@ def test_a_model_is_loaded_from_its_folder_with_its_tokenizer(tmp_path, law, tok
         assert found[0] == (pytest.approx(math.log(1 / 2), rel=1e-5), True)
 
 
+def test_an_argument_that_there_is_not_is_refused_with_those_there_are(law, tokenizer):
+    model = of_law(CausalLM, law)
+    with pytest.raises(ValueError, match=r"no argument 'noise_sample'; .* noise_samples, .* steps"):
+        TaskModel(model, tokenizer, noise_sample=32)
+
+
+@pytest.mark.parametrize("batch", ["auto", "auto:4", None])
+def test_an_automatic_batch_is_by_memory(law, tokenizer, batch):
+    assert TaskModel(of_law(CausalLM, law), tokenizer, batch_size=batch).batch_size is None
+
+
+@pytest.mark.parametrize("batch", ["many", 0, "-1"])
+def test_a_batch_that_is_no_number_of_texts_is_refused(law, tokenizer, batch):
+    with pytest.raises(
+        ValueError, match=f'batch_size must be at least 1, or "auto", got .*{batch}'
+    ):
+        TaskModel(of_law(CausalLM, law), tokenizer, batch_size=batch)
+
+
 def test_another_causal_model_scores_a_text_behind_its_end_of_text_in_windows(tokenizer):
     torch.manual_seed(0)
     shape = {"n_positions": 8, "n_embd": 16, "n_layer": 1, "n_head": 2, "initializer_range": 0.4}
@@ -187,6 +209,28 @@ def test_another_causal_model_scores_a_text_behind_its_end_of_text_in_windows(to
     found = TaskModel(model, tokenizer).loglikelihood_rolling([asked(text)])
     assert found[0] == pytest.approx(expected, rel=1e-5)
     assert len(TaskModel(model, tokenizer).generate_until([asked("the", {})])) == 1
+
+
+def test_the_draws_of_each_task_are_kept_as_a_record_says_them(model, tokenizer):
+    task = {"max_gen_toks": 3, "do_sample": True, "temperature": 0.5, "top_k": 0}
+    lm = TaskModel(model, tokenizer, steps=2, seed=3, top_p=0.9)
+    lm.generate_until([asked("the", task)])
+    kept = {name: lm.draws["own"].get(name) for name in ("temperature", "top_p", "top_k", "seed")}
+    assert kept == {"temperature": 0.5, "top_p": 0.9, "top_k": None, "seed": 3}
+    masked = {"sampler": "dilated", "steps": 2}
+    own = masked if isinstance(model, MDLMForMaskedLM) else {"sampler": "autoregressive"}
+    assert lm.draws["own"].items() >= own.items()
+
+
+def test_a_generation_config_counts_where_the_class_is_asked_to_follow_it(law, tokenizer):
+    model = of_law(MDLMForMaskedLM, law)
+    model.generation_config = DiffusionGenerationConfig(temperature=0.0, steps=3)
+    draws = {}
+    for follow in (True, False):
+        lm = TaskModel(model, tokenizer, follow_generation_config=follow)
+        lm.generate_until([asked("the", {"max_gen_toks": 2, "do_sample": True})])
+        draws[follow] = lm.draws["own"]["temperature"], lm.draws["own"]["steps"]
+    assert draws == {True: (0.0, 3), False: (1.0, 64)}
 
 
 # The harness itself
@@ -210,6 +254,8 @@ def tasks(tmp_path_factory):
     for name, rows in docs.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     texts = {"choices": CHOICES, "words": WORDS, "answers": ANSWERS}
+    texts["shots"] = WORDS.replace("tiny_words", "tiny_shots")
+    texts["shots"] += "fewshot_split: test\nnum_fewshot: 1\n"
     texts["absent"] = WORDS.replace("tiny_words", "absent").replace(": json", ": nobody/nothing")
     for name, text in texts.items():
         (folder / f"{name}.yaml").write_text(text.format(folder=folder))
@@ -253,6 +299,33 @@ def test_perplexities_of_words_are_those_by_hand(evaluated):
 def test_answers_are_sampled(evaluated):
     row = evaluated.rows["tiny_answers"]
     assert (row.metrics["exact_match"], row.noise_se) == (1, None)
+    assert (row.draw["sampler"], row.draw["steps"], row.draw["temperature"]) == ("dilated", 2, 0)
+
+
+def test_a_task_without_answers_has_no_draw(evaluated):
+    assert evaluated.rows["tiny_choices"].draw is None
+
+
+def test_a_measurement_of_tasks_does_not_follow_the_generation_config(
+    harness, tasks, law, tokenizer
+):
+    model = of_law(MDLMForMaskedLM, law)
+    model.generation_config = DiffusionGenerationConfig(sampler="ancestral", steps=3)
+    (row,) = harness.evaluate_tasks(
+        model, tokenizer, ["tiny_answers"], include_path=tasks, include_defaults=False
+    )
+    assert (row.draw["sampler"], row.draw["steps"]) == ("dilated", 64)
+
+
+def test_a_task_may_say_its_number_of_shots_itself(harness, tasks, law, tokenizer):
+    model, options = of_law(CausalLM, law), {"include_path": tasks, "include_defaults": False}
+    shots = {
+        asked: harness.evaluate_tasks(
+            model, tokenizer, ["tiny_shots"], num_fewshot=asked, **options
+        )[0].num_fewshot
+        for asked in (None, 0)
+    }
+    assert shots == {None: 1, 0: 0}
 
 
 def test_progress_is_told_of_every_request(evaluated):
@@ -264,6 +337,52 @@ def test_progress_is_told_of_every_request(evaluated):
 
 def test_a_run_leaves_generators_and_loggers_as_they_were(evaluated):
     assert evaluated.unchanged
+
+
+SHUFFLE = """
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def shuffle(docs):
+    drawn = random.random(), np.random.random(), torch.rand(()).item()
+    Path(__file__).with_name("drawn").write_text(str(drawn))
+    return docs
+"""
+
+
+def test_a_task_that_shuffles_by_a_global_generator_does_so_by_the_seed(
+    harness, tmp_path, law, tokenizer
+):
+    (tmp_path / "own.py").write_text(SHUFFLE)
+    (tmp_path / "words.jsonl").write_text(json.dumps({"text": "the cat"}))
+    task = WORDS.format(folder=tmp_path) + "process_docs: !function own.shuffle\n"
+    (tmp_path / "own.yaml").write_text(task)
+    options = {"include_path": tmp_path, "include_defaults": False}
+    drawn = []
+    for seed in (0, 0, 1):
+        harness.evaluate_tasks(
+            of_law(CausalLM, law), tokenizer, ["tiny_words"], seed=seed, **options
+        )
+        drawn.append((tmp_path / "drawn").read_text().split(", "))
+    assert drawn[0] == drawn[1]
+    assert all(one != other for one, other in zip(drawn[0], drawn[2], strict=True))
+
+
+def test_the_generators_of_the_caller_go_on_where_they_were(harness):
+    def drawn():
+        return random.random(), np.random.random(), torch.rand(()).item()  # noqa: NPY002
+
+    with harness._seeded(1):
+        here = drawn()
+        with harness._seeded(1):
+            assert drawn() == here
+        later = drawn()
+    with harness._seeded(1):
+        assert (drawn(), drawn()) == (here, later)
 
 
 def test_an_unknown_task_is_refused_with_the_nearest_names(harness, tasks, law, tokenizer):
@@ -284,6 +403,34 @@ def test_data_that_cannot_be_loaded_is_one_line_with_the_way_out(harness, tasks,
             tokenizer,
             ["absent"],
             include_path=tasks,
+            include_defaults=False,
+        )
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("nowhere.py", r"\(Dataset scripts are no longer .*\); datasets runs no scripts any more"),
+        ("words.jsonl", r"\(An error occurred while generating .*\); look whether its files are"),
+    ],
+    ids=["a script", "a damaged file"],
+)
+def test_data_that_is_not_as_datasets_wants_it_is_one_line_too(
+    harness, tmp_path, law, tokenizer, file, words
+):
+    folder = tmp_path / "nowhere"
+    folder.mkdir()
+    (folder / file).write_text('{"text": ')
+    (tmp_path / "own.yaml").write_text(
+        f"task: own\ndataset_path: {folder}\ntest_split: test\noutput_type: loglikelihood\n"
+        "doc_to_text: the\ndoc_to_target: cat\nmetric_list: [{metric: acc}]\n"
+    )
+    with pytest.raises(ValueError, match=f"cannot load the data of own {words}"):
+        harness.evaluate_tasks(
+            of_law(CausalLM, law),
+            tokenizer,
+            ["own"],
+            include_path=tmp_path,
             include_defaults=False,
         )
 

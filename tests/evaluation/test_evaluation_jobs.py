@@ -14,6 +14,7 @@ from sdtt.evaluation.protocol import (
     Protocol,
     Readability,
     RealText,
+    Tasks,
     load_protocol,
     written,
 )
@@ -171,6 +172,62 @@ def test_a_length_that_a_protocol_gives_does_for_a_model_that_says_none():
     assert group.jobs[0].settings["length"] == 8
 
 
+def test_a_protocol_may_leave_the_number_of_shots_to_the_task(tmp_path):
+    def request(shots):
+        (tmp_path / "p.yaml").write_text(f"metrics: tasks\ntasks: {{names: mmlu{shots}}}")
+        asked = load_protocol(tmp_path / "p.yaml")
+        (group,) = groups_of(asked, [STUDENT])
+        return asked.tasks.num_fewshot, group.request(group.jobs[0])
+
+    own, none = request(", num_fewshot: null"), request("")
+    assert (own[0], none[0]) == (None, 0)
+    assert own[1] != none[1]
+
+
+def test_how_answers_are_sampled_is_part_of_the_request_of_a_task():
+    def request(subject, **sampling):
+        asked = protocol(metrics=("tasks",), tasks=Tasks(names=("gsm8k",), sampling=sampling))
+        (group,) = groups_of(asked, [subject])
+        return group.request(group.jobs[0])
+
+    assert request(STUDENT) == request(STUDENT, sampler="dilated", steps=64)
+    assert len({request(STUDENT, **how) for how in ({}, {"steps": 8}, {"temperature": 1.0})}) == 3
+    assert request(CAUSAL) == request(CAUSAL, steps=8) != request(CAUSAL, temperature=1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "copy"),
+    [
+        ({"metrics": ("bound",), "bound": Bound(text=("gutenberg",))}, "gutenberg/test.jsonl.xz"),
+        ({"metrics": ("lambada",)}, "lambada/lambada_openai_test.jsonl.xz"),
+    ],
+    ids=["bound", "lambada"],
+)
+def test_a_copy_of_a_named_text_that_was_edited_makes_another_request(tmp_path, changes, copy):
+    file = tmp_path / copy
+    file.parent.mkdir()
+    requests = []
+    for text in ("the best of times", "the best of times", "the worst of times"):
+        file.write_text(text)
+        (group,) = groups_of(protocol(**changes), [LONG], tmp_path)
+        requests.append(group.request(group.jobs[0]))
+    assert requests[0] == requests[1] != requests[2]
+
+
+@pytest.mark.parametrize("name", ["own.yaml", "own.py", "data/questions.jsonl"])
+def test_a_task_of_ones_own_that_was_edited_makes_another_request(tmp_path, name):
+    tasks = Tasks(names=("own",), include_path=str(tmp_path))
+    (group,) = groups_of(protocol(metrics=("tasks",), tasks=tasks), [STUDENT])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "__pycache__").mkdir()
+    requests = []
+    for text in ("one", "one", "two"):
+        (tmp_path / name).write_text(text)
+        (tmp_path / f"__pycache__/{len(requests)}.pyc").write_text("of python")
+        requests.append(group.request(group.jobs[0]))
+    assert requests[0] == requests[1] != requests[2]
+
+
 def test_files_of_samples_have_names_of_their_own():
     found = groups_of(protocol(control_temperatures=(0.9,)), [TEACHER, STUDENT])
     names = [group.file for group in found]
@@ -184,6 +241,7 @@ def test_a_protocol_is_read_back_as_it_was_written(tmp_path):
         mauve=MauveSettings("book", draws=protocol().draws),
         real_text=RealText("book"),
         autoregressive=(Autoregressive(),),
+        tasks=Tasks(sampling={"sampler": "first_hitting", "banned": (3, 4)}),
     )
     (tmp_path / "mine.yaml").write_text(written(asked))
     assert load_protocol(tmp_path / "mine.yaml") == asked
@@ -233,6 +291,10 @@ def test_the_protocols_that_come_along_can_be_read_by_name(name):
         ("bound: {noise_samples: 3}", "noise samples must be 1 or an even number, got 3"),
         ("tasks: {noise_samples: 3}", "noise samples must be 1 or an even number, got 3"),
         ("lambada: {exact_up_to: 20}", r"exact_tokens must lie in \[0, 16\], got 20"),
+        ("tasks: {num_fewshot: -1}", "num_fewshot must be at least 0, got -1"),
+        ("tasks: {sampling: {seed: 1}}", "sampling of tasks has no 'seed'"),
+        ("tasks: {sampling: {steps: 0}}", "steps must be at least 1, got 0"),
+        ("tasks: {sampling: 4}", "sampling is a mapping of names to settings, got 4"),
         ("latency: {sampler: dilatd}", "dilatd"),
         ("latency: {steps: [2, 2]}", "steps names 2 twice"),
         ("latency: {sampler: first_hitting}", "steps=8 is no setting of the sampler"),

@@ -34,6 +34,11 @@ def test_a_named_text_comes_from_the_hub_where_there_is_no_file(tmp_path):
     assert text_source("ptb").settings()["source"] == "ptb-text-only/ptb_text_only"
 
 
+def test_a_folder_of_texts_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no folder of texts .*absent"):
+        text_source("wikitext-2", tmp_path / "absent")
+
+
 def test_a_text_that_is_nowhere_is_refused_with_the_way_out(tmp_path):
     with pytest.raises(ValueError, match="not on the hub: give the folder that holds gutenberg/"):
         text_source("gutenberg", tmp_path)

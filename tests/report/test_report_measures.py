@@ -106,6 +106,18 @@ def test_latencies_of_other_lengths_stand_apart_and_have_their_spread_and_type(m
     assert column(found["Latency: 32 tokens a sample"], "model") == ["b"]
 
 
+def test_answers_that_were_sampled_in_two_ways_stand_in_two_rows(made):
+    ways = [({"steps": 8, "temperature": 0.0}, 0.25), ({"steps": 64, "temperature": 1.0}, 0.5)]
+    records = [
+        made.record("tasks", "teacher", {"f1": f1, "f1_se": 0.1}, made.draw_of(**how),
+                    settings={"task": "squad"})
+        for how, f1 in ways
+    ]  # fmt: skip
+    table = tables(records)["Tasks"]
+    assert column(table, "answers") == ["dilated, 64 steps", "dilated, 8 steps, T 0"]
+    assert column(table, "squad f1 %") == ["50.0 ± 10.0", "25.0 ± 10.0"]
+
+
 def test_best_of_n_has_a_row_for_each_n(made):
     table = tables(made.whole())["Best of n"]
     assert column(table, "n")[:3] == ["1", "2", "4"]

@@ -108,13 +108,12 @@ class EvaluateSettings:
         """Refuses what cannot be."""
         if not self.model and not self.samples:
             raise ValueError("give --model, or --samples FILE")
-        for file in self.samples:
-            if not file.is_file():
-                raise ValueError(f"--samples {file}: there is no such file")
+        self._check_files()
         if self.include_path is not None and not self.tasks:
             raise ValueError("--include-path is the folder of --tasks: name those to evaluate")
-        if self.output.is_file():
-            raise ValueError(f"--output {self.output} is a file; records go into a folder")
+        if self.real_text is not None and not self.model:
+            raise ValueError("--real-text is cut by the tokenizer of a model: give --model")
+        self._check_metrics()
         plain = {each.name: each.default for each in dataclasses.fields(self)}
         names = ("steps", "control_temperatures", "num_samples", "length", "real_text")
         given = [name for name in names if getattr(self, name) != plain[name]]
@@ -122,11 +121,30 @@ class EvaluateSettings:
             raise _contradicts(given[0])
         if not self.model and given:
             raise _draws_nothing(given[0])
+
+    def _check_files(self) -> None:
+        """Refuses what is not there, or belongs to what was not given."""
+        for file in self.samples:
+            if not file.is_file():
+                raise ValueError(f"--samples {file}: there is no such file")
+        if self.data_root is not None and not self.data_root.is_dir():
+            raise ValueError(f"--data-root {self.data_root}: there is no such folder")
+        if self.output.is_file():
+            raise ValueError(f"--output {self.output} is a file; records go into a folder")
         if self.tokenizer is not None and not self.samples:
             raise ValueError(
                 f"--tokenizer {self.tokenizer} is of the ids of --samples: give these, or leave it "
                 "out (a model has its own)"
             )
+
+    def _check_metrics(self) -> None:
+        """Refuses what the metrics that are named would leave unread."""
+        for flag, asked, metric in (("text", self.text, "bound"), ("tasks", self.tasks, "tasks")):
+            if asked and self.metrics and metric not in self.metrics:
+                raise ValueError(
+                    f"--{flag} {','.join(asked)} is of the metric {metric}, which --metrics "
+                    f"{','.join(self.metrics)} leaves out: add it, or leave --{flag} out"
+                )
 
 
 @dataclass
@@ -164,7 +182,8 @@ def evaluate(settings: EvaluateSettings, sampling: Given[SampleSettings]) -> Non
     that is added needs no new sampling. `sdtt report OUTPUT` makes tables and figures of them, with
     each student beside its teacher cooled to the same entropy. The order is dilated by default;
     published numbers are of `--sampler ancestral`. What a model's generation_config.json says is
-    not followed here. Under `accelerate launch -m sdtt evaluate ...` the work is split.
+    not followed here, in answers to tasks neither. Under `accelerate launch -m sdtt evaluate ...`
+    the work is split.
     """
     logging.disable_progress_bar()
     # accelerate looks for no other processes without an accelerator, unless it is told of none
@@ -176,13 +195,13 @@ def evaluate(settings: EvaluateSettings, sampling: Given[SampleSettings]) -> Non
         length = next((one.length for one in subjects if one.length), None)
         text = protocol.real_text.text
         # its ids are of the first model's tokenizer
-        of_text = list(filter(None, [fingerprint_of_text(text)]))
+        of_text = list(filter(None, [fingerprint_of_text(text, settings.data_root)]))
         cut_by = digest([text, subjects[0].source, subjects[0].fingerprint, *of_text])
         subjects.append(Subject("real text", text, "text", length=length, fingerprint=cut_by))
     tokenizer = settings.tokenizer or protocol.judge
     subjects += sample_subjects(settings.samples, tokenizer, subjects)
     context = Context(protocol, subjects, settings.data_root, settings.tokenizer)
-    asked = groups_of(protocol, subjects)
+    asked = groups_of(protocol, subjects, settings.data_root)
     _say_unmeasured(protocol, asked)
     settings.output.mkdir(parents=True, exist_ok=True)
     if share.index == 0:
@@ -217,6 +236,9 @@ def _say_unmeasured(protocol: Protocol, asked: Sequence[Group]) -> None:
         raise ValueError(f"there is nothing to measure: {words or 'the protocol has no metric'}")
     if left:
         note(f"not measured: {words}")
+    kinds = {group.subject.kind for group in asked}
+    if protocol.real_text is not None and kinds == {"samples"}:
+        note("not measured: real text, which is cut by the tokenizer of a model; give --model")
 
 
 def _protocol(
@@ -298,7 +320,7 @@ def _of_flags(
         autoregressive=(causal,),
         real_text=None if real is None else RealText(real, count),
         bound=Bound(text=settings.text) if settings.text else Bound(),
-        tasks=Tasks(**_of_tasks(settings, None)),
+        tasks=Tasks(**_of_tasks(settings, None), sampling=_of_answers(settings, sampling)),
         latency=latency,
     )
 
@@ -307,6 +329,12 @@ def _of_tasks(settings: EvaluateSettings, folder: str | None) -> dict[str, Any]:
     """What the flags say of tasks."""
     path = settings.include_path
     return {"names": settings.tasks, "include_path": folder if path is None else str(path)}
+
+
+def _of_answers(settings: EvaluateSettings, sampling: Given[SampleSettings]) -> Mapping[str, Any]:
+    """What the flags say of how answers to tasks are sampled: of several steps none."""
+    own = {n: value for n, value in sampling.values.items() if n not in ("seed", "batch_size")}
+    return {**own, "steps": settings.steps[0]} if len(settings.steps) == 1 else own
 
 
 def _line(record: Record) -> str:

@@ -10,12 +10,16 @@ import io
 import logging
 import math
 import os
+import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
 
 from sdtt.evaluation.task_index import find_tasks, harness_module
 from sdtt.evaluation.task_model import NOISE_SAMPLES, Progress, TaskModel
@@ -31,20 +35,22 @@ class TaskResult:
     Attributes:
         task: Its name.
         examples: How many documents were scored.
-        num_fewshot: Examples in the context of each.
+        num_fewshot: Examples in the context of each; None of a group whose tasks differ.
         version: Of the task's definition.
         metrics: Such as acc and acc_se, acc_norm and acc_norm_se; of a filter other than "none"
             its name follows, as in exact_match_strict_match. None where the harness has no error.
         noise_se: Root mean square of the standard error of a request's log-likelihood by the masks
             that were drawn, in nats; 0 where all is exact, None where no likelihood was asked for.
+        draw: Every setting that answers were sampled with; None where none were asked for.
     """
 
     task: str
     examples: int
-    num_fewshot: int
+    num_fewshot: int | None
     version: str
     metrics: Mapping[str, float | None]
     noise_se: float | None
+    draw: Mapping[str, Any] | None = None
 
 
 def evaluate_tasks(
@@ -71,12 +77,14 @@ def evaluate_tasks(
         num_fewshot: Examples in each context; what the task says if None.
         limit: Only the first so many documents of each task.
         noise_samples: Sets of masks for each continuation of a denoiser.
-        seed: Of masks, answers and few-shot examples.
+        seed: Of masks, answers and few-shot examples, and of tasks that shuffle by a global
+            generator; the caller's generators are left as they were.
         batch_size: Texts a pass; by memory if None.
         include_path: A folder of further tasks, as YAML.
         include_defaults: Whether the harness's own tasks are looked through.
         progress: Makes progress bars; what the harness itself prints is held back.
-        **sampling: How answers are sampled; see ``TaskModel``.
+        **sampling: How answers are sampled, see ``TaskModel``; what is left open is as the task
+            says, or the library's default, whatever the model's generation_config.json says.
 
     Returns:
         One a task and group, in the harness's order.
@@ -87,7 +95,7 @@ def evaluate_tasks(
     """
     harness_lm = harness_class()
     evaluator = harness_module("lm_eval.evaluator")
-    with _quiet() as streams:
+    with _quiet() as streams, _seeded(seed):
         manager, names = find_tasks(tasks, include_path, include_defaults=include_defaults)
         lm = harness_lm(
             model,
@@ -96,6 +104,7 @@ def evaluate_tasks(
             seed=seed,
             batch_size=batch_size,
             progress=None if progress is None else _aloud(progress, streams),
+            follow_generation_config=False,
             **sampling,
         )
         try:
@@ -107,16 +116,18 @@ def evaluate_tasks(
                 bootstrap_iters=BOOTSTRAP,
                 log_samples=False,
                 task_manager=manager,
-                random_seed=None,  # the state of these generators is the caller's
+                random_seed=None,  # these are seeded above, and given back as they were
                 numpy_random_seed=None,
                 torch_random_seed=None,
                 fewshot_random_seed=seed,
             )
-        except OSError as error:  # of datasets: not there, or no network
+        except Exception as error:
+            way_out = _way_out_of(error)
+            if way_out is None:
+                raise
             reason = str(error).strip().split("\n")[0]
             raise ValueError(
-                f"the harness cannot load the data of {', '.join(names)} ({reason}); "
-                "fetch it where there is a network"
+                f"the harness cannot load the data of {', '.join(names)} ({reason}); {way_out}"
             ) from error
     return [_result(task, found, lm) for task in found["results"]]
 
@@ -157,6 +168,20 @@ def __getattr__(attribute: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {attribute!r}")
 
 
+def _way_out_of(error: Exception) -> str | None:
+    """What may be done about data that ``datasets`` does not load; None of another error."""
+    if isinstance(error, OSError):  # not there, or no network
+        return "fetch it where there is a network"
+    if isinstance(error, RuntimeError) and str(error).startswith("Dataset scripts"):
+        return (
+            "datasets runs no scripts any more: copy the task into --include-path, with a "
+            "dataset_path that holds the data as files"
+        )
+    if isinstance(error, harness_module("datasets").exceptions.DatasetsError):
+        return "look whether its files are whole, and as the task says"
+    return None
+
+
 def _result(task: str, found: Mapping[str, Any], lm: TaskModel) -> TaskResult:
     row = found["results"][task]
     metrics: dict[str, float | None] = {}
@@ -173,10 +198,11 @@ def _result(task: str, found: Mapping[str, Any], lm: TaskModel) -> TaskResult:
     return TaskResult(
         task=task,
         examples=int(row.get("sample_len") or 0),
-        num_fewshot=int(found.get("n-shot", {}).get(task) or 0),
+        num_fewshot=found.get("n-shot", {}).get(task),
         version=str(found.get("versions", {}).get(task)),
         metrics=metrics,
         noise_se=math.sqrt(sum(e**2 for e in errors) / len(errors)) if errors else None,
+        draw=lm.draws.get(task),
     )
 
 
@@ -205,6 +231,21 @@ def _quiet() -> Iterator[Streams]:
             del os.environ["DISABLE_MULTIPROC"]
         else:
             os.environ["DISABLE_MULTIPROC"] = before
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """The global generators at a seed, and after that as they were: tasks shuffle by them."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)  # those of accelerators shuffle nothing
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
 
 
 def _aloud(progress: Progress, streams: Streams) -> Progress:

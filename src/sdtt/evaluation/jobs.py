@@ -7,13 +7,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from sdtt.evaluation.drawing import Draw
+from sdtt.evaluation.lambada import FORMS
 from sdtt.evaluation.protocol import OF_SAMPLES, Bound, Grid, MauveSettings, Protocol
 from sdtt.evaluation.records import JUDGES
 from sdtt.evaluation.subjects import Subject, fingerprint_of
-from sdtt.evaluation.texts import fingerprint_of_text
+from sdtt.evaluation.task_model import CAUSAL, LAW
+from sdtt.evaluation.texts import fingerprint_of_folder, fingerprint_of_text, local_copy
+from sdtt.sampling.settings import SampleSettings
 
 UNCONDITIONAL = tuple(name for name in OF_SAMPLES if name not in ("mauve", "self_bleu"))
 """Metrics of unconditional samples; the other two are of continuations."""
@@ -28,10 +32,12 @@ class Job:
     Attributes:
         metric: "samples", or one of ``protocol.METRICS``.
         settings: What is asked for, as plain values.
+        answers: How answers are sampled where a task has any: only then a record says it.
     """
 
     metric: str
     settings: Settings
+    answers: Settings | None = None
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,13 @@ class Group:
         subject: Of whom.
         draw: What is drawn first; None where nothing is.
         jobs: What is measured, in order.
+        data_root: Folder with copies of the named texts; they are downloaded if None.
     """
 
     subject: Subject
     draw: Draw | None
     jobs: tuple[Job, ...]
+    data_root: Path | None = None
 
     def request(self, job: Job) -> str:
         """A digest of everything that the measurement depends on."""
@@ -56,8 +64,15 @@ class Group:
         files = [fingerprint_of(judge) for judge in judges if judge]
         texts = [job.settings.get(name) for name in ("text", "reference")]
         texts += [self.draw.prompted["prompts"]] if self.draw and self.draw.prompted else []
-        files += [found for found in map(fingerprint_of_text, filter(None, texts)) if found]
-        return digest([job.metric, who, draw, job.settings, files])
+        found = [fingerprint_of_text(text, self.data_root) for text in filter(None, texts)]
+        if job.metric == "lambada":
+            copy = local_copy(FORMS[job.settings["form"]], self.data_root)
+            found += [] if copy is None else [fingerprint_of_text(str(copy))]
+        folder = job.settings.get("include_path")
+        found += [fingerprint_of_folder(folder)] if folder else []
+        files += [each for each in found if each]
+        answers = [] if job.answers is None else [job.answers]
+        return digest([job.metric, who, draw, job.settings, files, *answers])
 
     @property
     def file(self) -> str:
@@ -75,9 +90,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
-def groups_of(protocol: Protocol, subjects: Sequence[Subject]) -> list[Group]:
+def groups_of(
+    protocol: Protocol, subjects: Sequence[Subject], data_root: Path | None = None
+) -> list[Group]:
     """Everything that a protocol asks of some subjects, model by model."""
-    return [group for subject in subjects for group in _of_subject(protocol, subject)]
+    found = [group for subject in subjects for group in _of_subject(protocol, subject)]
+    return [dataclasses.replace(group, data_root=data_root) for group in found]
 
 
 def unmeasured(protocol: Protocol, groups: Sequence[Group]) -> dict[str, str]:
@@ -240,9 +258,9 @@ def _of_model(protocol: Protocol, subject: Subject) -> Iterator[Job]:
             for text in protocol.bound.text:
                 yield Job(name, {**own, "text": text})
         elif name == "tasks":
-            own = _without(dataclasses.asdict(protocol.tasks), "batch_size", "names")
+            own = _without(dataclasses.asdict(protocol.tasks), "batch_size", "names", "sampling")
             for task in protocol.tasks.names:
-                yield Job(name, {"task": task, **own})
+                yield Job(name, {"task": task, **own}, _answers(protocol.tasks.sampling, subject))
         elif name == "latency":
             yield Job(name, _latency(protocol, subject))
 
@@ -257,6 +275,14 @@ def _block_length(asked: Bound, subject: Subject) -> int:
             f"{subject.length}; give a smaller length"
         )
     return asked.length
+
+
+def _answers(given: Settings, subject: Subject) -> dict[str, Any]:
+    """Every setting of answers, but what is left to the tasks themselves."""
+    if subject.kind == "autoregressive":
+        return {name: given[name] for name in CAUSAL if name in given}
+    left = {"seed", "batch_size", *LAW} - given.keys()
+    return _without(SampleSettings(**given).record(), *left)
 
 
 def _latency(protocol: Protocol, subject: Subject) -> dict[str, Any]:

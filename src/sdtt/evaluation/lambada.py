@@ -14,7 +14,7 @@ from sdtt.evaluation.diversity import standard_error
 from sdtt.evaluation.likelihood import Advance, pair_likelihoods
 from sdtt.evaluation.mask_sets import Noise
 from sdtt.evaluation.pairs import Pair, encode_pair
-from sdtt.evaluation.texts import TEXTS, Text, TextSource
+from sdtt.evaluation.texts import TEXTS, Text, TextSource, local_copy
 
 Form = Literal["openai", "original"]
 """Plain text, which the papers report, or as first published: lower case, words apart."""
@@ -82,9 +82,8 @@ def passages(
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1 passage, got {limit}")
     text = FORMS[form]  # type: ignore[index]
-    path = None if data_root is None else Path(data_root).expanduser() / str(text.local)
-    found = path if path is not None and path.exists() else None
-    return read_passages(TextSource(form, text, found).file(), limit=limit)
+    source = TextSource(form, text, local_copy(text, data_root))
+    return read_passages(source.file(), limit=limit)
 
 
 def read_passages(path: Path, *, limit: int | None = None) -> list[str]:

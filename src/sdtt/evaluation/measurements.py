@@ -234,11 +234,18 @@ def _tasks(context: Context, group: Group, job: Job) -> list[Measured]:
         batch_size=asked.batch_size,
         include_path=asked.include_path,
         progress=lambda *_: nullcontext(context.advance),
+        **asked.sampling,
     )
+    own = "as each of its tasks says"
     return [
         Measured(
             {**row.metrics, "examples": row.examples, "noise_se": row.noise_se},
-            settings={"task": row.task, "version": row.version, "num_fewshot": row.num_fewshot},
+            settings={
+                "task": row.task,
+                "version": row.version,
+                "num_fewshot": own if row.num_fewshot is None else row.num_fewshot,
+            },
+            draw=None if row.draw is None else dict(row.draw),
         )
         for row in rows
     ]

@@ -249,20 +249,31 @@ class Tasks:
     Attributes:
         names: Of tasks, groups or tags, or patterns of them.
         include_path: A folder of tasks of one's own, as YAML of the harness.
+        num_fewshot: Examples in each context; what each task says if None.
+        sampling: Field of ``SampleSettings`` to its value, of tasks with answers that are written.
+            What it leaves open is as the task says (temperature, top_p and top_k; greedy where it
+            does not sample), else the library's default, for every model alike.
     """
 
     names: tuple[str, ...] = ()
     include_path: str | None = None
-    num_fewshot: int = 0
+    num_fewshot: int | None = 0
     limit: int | None = None
     noise_samples: int = 128
     batch_size: int = 64
     seed: int = 0
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
         _positive(self, "limit", "noise_samples", "batch_size")
+        if self.num_fewshot is not None and self.num_fewshot < 0:
+            raise ValueError(f"num_fewshot must be at least 0, got {self.num_fewshot}")
         Noise(samples=self.noise_samples)
+        fields = [each.name for each in dataclasses.fields(SampleSettings)]
+        own = [name for name in fields if name not in ("seed", "batch_size")]
+        _check_names(self.sampling, own, "sampling of tasks")
+        SampleSettings(**self.sampling)
 
 
 @dataclass(frozen=True)
@@ -407,6 +418,8 @@ def _plain(value: Any) -> Any:
         return own | {name: getattr(value, name) for name in ("num_samples", "length", "of")}
     if dataclasses.is_dataclass(value):
         return {each.name: _plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
     return [_plain(element) for element in value] if isinstance(value, tuple | list) else value
 
 
@@ -451,13 +464,22 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if value not in arguments:
             raise ValueError(f"{where} is one of {', '.join(arguments)}, got {value!r}")
         return value
-    if dataclasses.is_dataclass(hint):
-        return _built(typing.cast("type[Any]", hint), value, where)
+    if origin is Mapping or dataclasses.is_dataclass(hint):
+        return _nested(hint, value, where)
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
         raise ValueError(f"{where} wants a {hint.__name__}, got {value!r}")
     return value
+
+
+def _nested(hint: Any, value: Any, where: str) -> Any:
+    """A section, or a field that is a mapping itself, whose names its dataclass checks."""
+    if dataclasses.is_dataclass(hint):
+        return _built(typing.cast("type[Any]", hint), value, where)
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where} is a mapping of names to settings, got {value!r}")
+    return {n: tuple(each) if isinstance(each, list) else each for n, each in value.items()}
 
 
 def _check_names(given: Iterable[str], known: Sequence[str], where: str) -> None:

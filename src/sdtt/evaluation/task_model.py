@@ -1,5 +1,7 @@
 """What the evaluation harness asks of a model: likelihoods of strings, and texts up to a stop."""
 
+import dataclasses
+import inspect
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +19,7 @@ from sdtt.models.precision import in_multiplied_dtype
 from sdtt.sampling.autoregressive import sample_autoregressive
 from sdtt.sampling.canvas import encode, pad_id_of, ragged_canvas
 from sdtt.sampling.generate import sample
-from sdtt.sampling.settings import settings_for
+from sdtt.sampling.settings import SampleSettings, settings_for
 
 Progress = Callable[[int, str, str], AbstractContextManager[Callable[[int], object]]]
 """(how many, what, their name) -> a context that yields ``advance``: ``cli.console.progress``."""
@@ -28,6 +30,12 @@ MAX_NEW_TOKENS = 256
 NOISE_SAMPLES = 128
 """Sets of masks for a continuation, as LLaDA's evaluation draws (arXiv 2502.09992): with 32 of them
 the bound of eight words of the shipped teacher has an error of 2.4 nats, with 128 one of 1.3."""
+
+LAW = "temperature", "top_p", "top_k"
+"""Settings of answers that a task may say itself; of one that does not sample the first is 0."""
+
+CAUSAL = (*LAW, "repetition_penalty")
+"""Settings of answers that a causal model has."""
 
 TEXTS_A_CALL = 256
 """Answers that are sampled before progress is told."""
@@ -47,11 +55,16 @@ class TaskModel:
         noise_samples: Sets of masks for each continuation; shorter ones are computed exactly where
             that takes no more passes.
         seed: Of masks and answers.
-        batch_size: Texts a pass; by memory if None.
+        batch_size: Texts a pass; by memory if None or, as the harness says it, "auto".
         device: Where a folder or name is loaded to.
         progress: Makes progress bars.
-        **sampling: Fields of ``SampleSettings`` for answers of a denoiser, such as sampler and
-            steps; temperature, top_p and top_k as well win over what a task says.
+        follow_generation_config: Whether what ``sampling`` leaves open is as the model's
+            generation_config.json says, as in ``sdtt generate``; else it is the library's default.
+        **sampling: Fields of ``SampleSettings`` for answers: sampler, steps and others, which only
+            a denoiser has; temperature, top_p and top_k, which win over what a task says.
+
+    Raises:
+        ValueError: If an argument is unknown, or the batch is no number of texts.
     """
 
     def __init__(
@@ -65,20 +78,25 @@ class TaskModel:
         batch_size: int | str | None = None,
         device: str | None = None,
         progress: Progress | None = None,
+        follow_generation_config: bool = True,
         **sampling: Any,
     ) -> None:
         super().__init__()
+        _check_known(sampling)
         if isinstance(pretrained, str | Path):
             tokenizer = tokenizer or load_tokenizer_of(pretrained)
             loaded = load_model(pretrained, causal=causal).to(device or "cpu")
             pretrained = in_multiplied_dtype(loaded)
         self.model, self.tokenizer = pretrained, tokenizer
         self.noise = Noise(samples=noise_samples, seed=seed)
-        self.batch_size = None if batch_size is None else int(batch_size)
+        self.batch_size = _texts_a_pass(batch_size)
         self.progress: Progress = progress or (lambda *_: nullcontext(lambda _: None))
+        self.follow_generation_config = follow_generation_config
         self.sampling = sampling
         self.noise_errors: dict[str, list[float]] = defaultdict(list)
         """Of each task the standard error of each request's log-likelihood, by its masks."""
+        self.draws: dict[str, dict[str, Any]] = {}
+        """Of each task that has answers how they were sampled: every setting, as plain values."""
 
     def loglikelihood(
         self,
@@ -131,6 +149,7 @@ class TaskModel:
                 for text, request in zip(texts, part, strict=True):
                     answers.append(_before(text, request.args[1].get("until")))
                     self._remember("generate_until", request.args, answers[-1])
+                    self.draws.setdefault(request.task_name or "", self._draw(law))
                 advance(len(part))
         return answers
 
@@ -184,13 +203,29 @@ class TaskModel:
 
     def _law(self, task: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
         """The change of the law before a draw: ours, else the task's, else greedy."""
-        asked = {key: task[key] for key in ("temperature", "top_p", "top_k") if key in task}
+        asked = {key: task[key] for key in LAW if key in task}
         if not task.get("do_sample", float(asked.get("temperature", 0)) > 0):
             asked = {"temperature": 0.0}
         if asked.get("top_k") == 0:  # how transformers says that there is no limit
             asked["top_k"] = None
-        own = {key: self.sampling[key] for key in asked if key in self.sampling}
+        own = {key: self.sampling[key] for key in CAUSAL if key in self.sampling}
         return tuple(sorted((asked | own).items()))
+
+    def _settings(self, law: Mapping[str, Any]) -> SampleSettings:
+        """How answers of a denoiser are sampled."""
+        given = {"batch_size": self.batch_size, "seed": self.noise.seed, **self.sampling, **law}
+        return (
+            settings_for(self.model, given)
+            if self.follow_generation_config
+            else SampleSettings(**given)
+        )
+
+    def _draw(self, law: Mapping[str, Any]) -> dict[str, Any]:
+        """The same as a record says it, also of a causal model."""
+        if isinstance(self.model, Denoiser):
+            return self._settings(law).record()
+        own = {"sampler": "autoregressive", "temperature": 1.0, "top_p": 1.0}
+        return {**own, **law, "seed": self.noise.seed, "draw_dtype": "float64"}
 
     def _prompt(self, context: str, task: Mapping[str, Any]) -> tuple[list[int], int]:
         """The ids of a context, cut to what fits, and how many are to be added."""
@@ -211,8 +246,6 @@ class TaskModel:
         if isinstance(model, Denoiser):
             texts = [[*ids, *[model.mask_token_id] * new] for ids, new in prompts]
             canvas = ragged_canvas(texts, pad_id_of(model)).to(getattr(model, "device", "cpu"))
-            given = {"batch_size": self.batch_size, "seed": self.noise.seed}
-            settings = settings_for(model, given | self.sampling | law)
             rows = sample(
                 model,
                 canvas.ids,
@@ -220,7 +253,7 @@ class TaskModel:
                 stop_ids=stops,
                 pad_id=pad_id_of(model) if eos is None else eos,
                 first_index=first_index,
-                **vars(settings),
+                **vars(self._settings(law)),
             ).tolist()
         else:
             rows = [
@@ -246,6 +279,29 @@ class TaskModel:
         hook = getattr(self, "cache_hook", None)
         if hook is not None:
             hook.add_partial(kind, args, result)
+
+
+def _check_known(sampling: Mapping[str, Any]) -> None:
+    """Refuses arguments that there are not."""
+    own = list(inspect.signature(TaskModel).parameters)[:-1]
+    fields = [each.name for each in dataclasses.fields(SampleSettings)]
+    known = list(dict.fromkeys([*own, *fields]))
+    for argument in sampling:
+        if argument not in known:
+            raise ValueError(f"sdtt has no argument {argument!r}; there are {', '.join(known)}")
+
+
+def _texts_a_pass(batch_size: int | str | None) -> int | None:
+    """A batch as the harness says it: a number, or "auto" (also "auto:N"), which is None here."""
+    if batch_size is None or str(batch_size).partition(":")[0] == "auto":
+        return None
+    try:
+        texts = int(batch_size)
+    except ValueError:
+        texts = 0
+    if texts < 1:
+        raise ValueError(f'batch_size must be at least 1, or "auto", got {batch_size!r}')
+    return texts
 
 
 def _until(ids: list[int], stop: int | None) -> list[int]:

@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -126,9 +126,9 @@ def text_source(name: str, data_root: Path | str | None = None) -> TextSource:
             + f"there are {', '.join([*TEXTS, PYTHON_DOCS])}"
         )
     text = TEXTS[name]
-    local = None if data_root is None or text.local is None else Path(data_root) / text.local
-    if local is not None and local.expanduser().exists():
-        return TextSource(name, text, local.expanduser())
+    local = local_copy(text, data_root)
+    if local is not None:
+        return TextSource(name, text, local)
     if text.hub is None:
         raise ValueError(
             f"the text {name!r} is not on the hub: give the folder that holds {text.local}"
@@ -136,13 +136,66 @@ def text_source(name: str, data_root: Path | str | None = None) -> TextSource:
     return TextSource(name, text, None)
 
 
-def fingerprint_of_text(name: str) -> str:
-    """Of what a file or folder holds; "" for a text of ``TEXTS``, which does not change."""
-    path = Path(name).expanduser()
-    if name in TEXTS or name == PYTHON_DOCS or not path.exists():
+def local_copy(text: Text, data_root: Path | str | None) -> Path | None:
+    """The file of a text below a folder of data; None where there is none.
+
+    Raises:
+        ValueError: If the folder itself is not there.
+    """
+    if data_root is None or text.local is None:
+        return None
+    root = Path(data_root).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"there is no folder of texts {data_root}")
+    path = root / text.local
+    return path if path.exists() else None
+
+
+def fingerprint_of_text(name: str, data_root: Path | str | None = None) -> str:
+    """Of what a file or folder holds, a named text's copy too; "" for one of the hub."""
+    path: Path | None = Path(name).expanduser()
+    if name in TEXTS:
+        path = local_copy(TEXTS[name], data_root)
+    if name == PYTHON_DOCS or path is None or not path.exists():
         return ""
-    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
-    return _content(name, tuple((each.stat().st_size, each.stat().st_mtime_ns) for each in files))
+    return _content(str(path), _state(files_of(path)))
+
+
+def fingerprint_of_folder(folder: str) -> str:
+    """Of the names and contents of all files below a folder, but hidden ones and Python's caches.
+
+    "" where there is no such folder.
+    """
+    path = Path(folder).expanduser()
+    return _contents(str(path), _state(files_of(path))) if path.is_dir() else ""
+
+
+def files_of(path: Path) -> list[Path]:
+    """A file, or those below a folder in order; hidden ones and Python's caches are left out."""
+    if path.is_file():
+        return [path]
+    inside = sorted(each for each in path.rglob("*") if each.is_file())
+    parts = [(each, each.relative_to(path).parts) for each in inside]
+    return [
+        each
+        for each, names in parts
+        if not any(name.startswith(".") or name == "__pycache__" for name in names)
+    ]
+
+
+def _state(files: Sequence[Path]) -> tuple[Any, ...]:
+    return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+
+
+@cache
+def _contents(folder: str, state: Any) -> str:  # noqa: ARG001 - part of the key
+    """Read once as long as no file is touched."""
+    digest = hashlib.sha256()
+    for file in files_of(Path(folder)):
+        digest.update(str(file.relative_to(folder)).encode() + b"\0")
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 @cache
