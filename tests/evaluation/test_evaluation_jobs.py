@@ -297,7 +297,7 @@ def test_the_protocols_that_come_along_can_be_read_by_name(name):
         ("tasks: {sampling: 4}", "sampling is a mapping of names to settings, got 4"),
         ("latency: {sampler: dilatd}", "dilatd"),
         ("latency: {steps: [2, 2]}", "steps names 2 twice"),
-        ("latency: {sampler: first_hitting}", "steps=8 is no setting of the sampler"),
+        ("latency: {sampler: first_hitting}", "the sampler .first_hitting. counts none; give one"),
         ("autoregressive: {temperature: [1.0, -1.0]}", "temperature must be .* got -1.0"),
         ("autoregressive: {top_p: 0.0}", r"top_p must lie in \(0, 1\], got 0.0"),
         (
